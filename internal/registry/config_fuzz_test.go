@@ -1,0 +1,32 @@
+package registry
+
+import (
+	"encoding/json"
+	"testing"
+
+	"signalbox/internal/fleet"
+)
+
+// Whatever the text, it is either refused as fleet.Invalid or valid JSON that a
+// schema can be compiled from or checked against, without a panic.
+func FuzzConfig(f *testing.F) {
+	for _, seed := range []string{"", "{}", `{"deviceName": "x", "enableOTA": true}`, `1e308`, `{"$ref": "#"}`, `{"$ref": "http://x/y"}`, `{"type": "object", "required": ["a"]}`,
+		`{"pattern": "(a+)+$"}`, `{"$id": "urn:x", "$defs": {"a": {"$anchor": "b"}}, "$ref": "#b"}`, `{"multipleOf": 1e-300}`, `{"$schema": "http://json-schema.org/draft-04/schema#", "id": 1}`, "\xff"} {
+		f.Add(seed, `{"a": [1, "x", null]}`)
+	}
+	f.Fuzz(func(t *testing.T, schema, config string) {
+		if CheckJSON(schema) == nil && !json.Valid([]byte(schema)) {
+			t.Fatalf("%q is not JSON", schema)
+		}
+		value, err := parseJSON(config)
+		if err != nil {
+			return
+		}
+		if _, err := extract(value); err != nil && fleet.KindOf(err) != fleet.Invalid {
+			t.Fatalf("extract: %v", err)
+		}
+		if err := checkConfig(&schema, value); err != nil && fleet.KindOf(err) != fleet.Invalid {
+			t.Fatalf("check: %v", err)
+		}
+	})
+}
