@@ -1,0 +1,508 @@
+package nats
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"signalbox/internal/fleet"
+	"signalbox/internal/logs"
+)
+
+const (
+	streamName      = "LOGS"
+	logsPrefix      = "logs."      // + device key: what matched a device
+	unmatchedPrefix = "unmatched." // + reason: what did not
+	livePrefix      = "live."      // + device key: each stored batch, republished
+	epochKey        = "signalbox-epoch"
+	originHeader    = "Signalbox-Origin" // of a record: logs.Batch.Origin
+
+	maxAppends    = 4096 // appends under way
+	appendTimeout = 15 * time.Second
+	apiTimeout    = 10 * time.Second
+	pageRecords   = 256
+	pageBytes     = 512 << 10
+	prefetchBytes = 16 << 20 // must hold at least one record of maxPayload
+	stallTimeout  = time.Second
+	liveQueue     = 1 << 16 // records between the connection and the hub
+	liveHigh      = liveQueue * 3 / 4
+)
+
+// JournalOptions are the limits of the journal; zero values do not limit.
+type JournalOptions struct {
+	MaxBytes int64
+	MaxAge   time.Duration
+	Log      *slog.Logger
+}
+
+// Journal is logs.Journal on a JetStream stream. The stream republishes each
+// stored batch together with its sequence and the device's previous one, which
+// is how every process that has readers of the device hears of it.
+type Journal struct {
+	conn   *nats.Conn
+	js     jetstream.JetStream
+	stream jetstream.Stream
+	epoch  string
+	log    *slog.Logger
+
+	// Appends. The acknowledgements of one stream to one connection come in the
+	// order of the appends, so a queue holds what is under way.
+	inbox   string // prefix of the reply subjects
+	acks    *nats.Subscription
+	slots   chan struct{} // one is taken by each append under way
+	append  sync.Mutex    // keeps queue and wire in one order
+	queueMu sync.Mutex
+	queue   []pending
+	nextID  uint64
+	stop    chan struct{}
+	janitor sync.WaitGroup
+
+	// Live.
+	live    chan *nats.Msg
+	lost    chan struct{} // has room for one: something may have been missed
+	watchMu sync.Mutex
+	watches map[string]*nats.Subscription
+}
+
+type pending struct {
+	id   uint64
+	at   time.Time
+	done func(uint64, error)
+}
+
+// OpenJournal creates or opens the stream. server is where it runs.
+func OpenJournal(ctx context.Context, server *Server, o JournalOptions) (*Journal, error) {
+	j := &Journal{
+		log: o.Log, slots: make(chan struct{}, maxAppends), stop: make(chan struct{}),
+		live: make(chan *nats.Msg, liveQueue), lost: make(chan struct{}, 1), watches: map[string]*nats.Subscription{},
+	}
+	conn, err := server.connect(
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			j.log.Error("journal connection", "err", err)
+			j.loseLive()
+		}),
+		nats.ReconnectHandler(func(*nats.Conn) { j.loseLive() }),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	j.conn = conn
+	if err := j.open(ctx, o); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("journal: %w", err)
+	}
+	j.janitor.Go(j.expire)
+	return j, nil
+}
+
+func (j *Journal) open(ctx context.Context, o JournalOptions) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	if j.js, err = jetstream.New(j.conn); err != nil {
+		return err
+	}
+	config := jetstream.StreamConfig{
+		Name:        streamName,
+		Description: "The journal of device logs",
+		Subjects:    []string{logsPrefix + "*", unmatchedPrefix + "*"},
+		Retention:   jetstream.LimitsPolicy,
+		Discard:     jetstream.DiscardOld,
+		MaxBytes:    o.MaxBytes,
+		MaxAge:      o.MaxAge,
+		Storage:     jetstream.FileStorage,
+		Duplicates:  100 * time.Millisecond, // not used, and not free
+		AllowDirect: true,
+		RePublish:   &jetstream.RePublish{Source: logsPrefix + "*", Destination: livePrefix + "{{wildcard(1)}}"},
+	}
+	if config.MaxBytes == 0 {
+		config.MaxBytes = -1
+	}
+	epoch := strings.ToLower(rand.Text()[:8])
+	old, err := j.js.Stream(ctx, streamName)
+	switch {
+	case err == nil:
+		epoch = old.CachedInfo().Config.Metadata[epochKey]
+	case !errors.Is(err, jetstream.ErrStreamNotFound):
+		return err
+	}
+	config.Metadata = map[string]string{epochKey: epoch}
+	if j.stream, err = j.js.CreateOrUpdateStream(ctx, config); err != nil {
+		return err
+	}
+	j.epoch = epoch
+	j.inbox = j.conn.NewInbox() + "."
+	j.acks, err = j.conn.Subscribe(j.inbox+"*", j.acked)
+	if err != nil {
+		return err
+	}
+	return j.acks.SetPendingLimits(-1, -1) // bounded by slots
+}
+
+// Epoch implements logs.Journal.
+func (j *Journal) Epoch() string { return j.epoch }
+
+// Append implements logs.Journal.
+func (j *Journal) Append(b logs.Batch, done func(uint64, error)) {
+	subject := logsPrefix + b.Device
+	if b.Device == "" {
+		subject = unmatchedPrefix + string(b.Unmatched)
+	}
+	j.slots <- struct{}{}
+	j.append.Lock()
+	defer j.append.Unlock()
+	j.queueMu.Lock()
+	j.nextID++
+	id := j.nextID
+	j.queue = append(j.queue, pending{id, time.Now(), done})
+	j.queueMu.Unlock()
+	m := nats.Msg{Subject: subject, Reply: j.inbox + strconv.FormatUint(id, 36), Data: b.Body}
+	if b.Origin != "" {
+		m.Header = nats.Header{originHeader: []string{b.Origin}}
+	}
+	if err := j.conn.PublishMsg(&m); err != nil {
+		j.settle(id, 0, fleet.E(fleet.Unavailable, err, "The log journal is not available"))
+	}
+}
+
+// ack is what JetStream answers to a publication.
+type ack struct {
+	Seq   uint64 `json:"seq"`
+	Error *struct {
+		Code        int    `json:"code"`
+		ErrCode     int    `json:"err_code"`
+		Description string `json:"description"`
+	} `json:"error"`
+}
+
+// acked takes one acknowledgement. Only the ack subscription's goroutine runs it.
+func (j *Journal) acked(m *nats.Msg) {
+	id, err := strconv.ParseUint(strings.TrimPrefix(m.Subject, j.inbox), 36, 64)
+	if err != nil {
+		return
+	}
+	var a ack
+	err = json.Unmarshal(m.Data, &a)
+	switch {
+	case err != nil:
+		err = fleet.E(fleet.Unavailable, err, "The log journal gave no answer") // also: nobody serves the subject
+	case a.Error != nil:
+		err = fleet.E(fleet.Unavailable, fmt.Errorf("JetStream error %d: %s", a.Error.ErrCode, a.Error.Description), "The log journal refused a batch")
+	case a.Seq == 0:
+		err = fleet.E(fleet.Unavailable, nil, "The log journal gave no answer")
+	}
+	j.settle(id, a.Seq, err)
+}
+
+// settle answers the append of that id, and before it those of lower ids that
+// were passed over: their answers will not come.
+func (j *Journal) settle(id, seq uint64, err error) {
+	j.queueMu.Lock()
+	defer j.queueMu.Unlock() // done is called under it, which keeps the order
+	for len(j.queue) > 0 && j.queue[0].id <= id {
+		p := j.queue[0]
+		j.queue[0] = pending{}
+		j.queue = j.queue[1:]
+		<-j.slots
+		if p.id == id {
+			p.done(seq, err)
+		} else {
+			p.done(0, fleet.E(fleet.Unavailable, nil, "The log journal gave no answer"))
+		}
+	}
+}
+
+// expire gives up appends that were not answered in time.
+func (j *Journal) expire() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-j.stop:
+			return
+		case now := <-tick.C:
+			j.queueMu.Lock()
+			var last uint64
+			for _, p := range j.queue {
+				if now.Sub(p.at) < appendTimeout {
+					break
+				}
+				last = p.id
+			}
+			j.queueMu.Unlock()
+			if last != 0 {
+				j.settle(last, 0, fleet.E(fleet.Unavailable, nil, "The log journal gave no answer"))
+			}
+		}
+	}
+}
+
+// Bounds implements logs.Journal.
+func (j *Journal) Bounds(ctx context.Context) (oldest, newest uint64, err error) {
+	state, err := j.state(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	if state.Msgs == 0 {
+		return state.LastSeq + 1, state.LastSeq, nil
+	}
+	return state.FirstSeq, state.LastSeq, nil
+}
+
+// Size returns the bytes that the journal holds and the time of its oldest record.
+func (j *Journal) Size(ctx context.Context) (bytes uint64, oldest time.Time, err error) {
+	state, err := j.state(ctx)
+	return state.Bytes, state.FirstTime, err
+}
+
+func (j *Journal) state(ctx context.Context) (jetstream.StreamState, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	info, err := j.stream.Info(ctx)
+	if err != nil {
+		return jetstream.StreamState{}, fleet.E(fleet.Unavailable, err, "The log journal is not available")
+	}
+	return info.State, nil
+}
+
+// Replay implements logs.Journal with a consumer that lives as long as the call.
+func (j *Journal) Replay(ctx context.Context, devices []string, after uint64, emit func(logs.Page) error) (uint64, error) {
+	_, upTo, err := j.Bounds(ctx)
+	if err != nil {
+		return 0, err
+	}
+	subjects := make([]string, len(devices))
+	for i, d := range devices {
+		subjects[i] = logsPrefix + d
+	}
+	create, cancel := context.WithTimeout(ctx, apiTimeout)
+	consumer, err := j.stream.CreateConsumer(create, jetstream.ConsumerConfig{
+		FilterSubjects:    subjects,
+		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq:       after + 1,
+		AckPolicy:         jetstream.AckNonePolicy,
+		MemoryStorage:     true,
+		Replicas:          1,
+		InactiveThreshold: time.Minute,
+	})
+	cancel()
+	if err != nil {
+		return 0, fleet.E(fleet.Unavailable, err, "The log journal cannot be read")
+	}
+	defer func() {
+		drop, cancel := context.WithTimeout(context.WithoutCancel(ctx), apiTimeout)
+		defer cancel()
+		if err := j.stream.DeleteConsumer(drop, consumer.CachedInfo().Name); err != nil {
+			j.log.Debug("a reading consumer was not deleted and will expire", "err", err)
+		}
+	}()
+
+	messages, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(pageRecords, prefetchBytes), jetstream.WithMessagesErrOnMissingHeartbeat(false))
+	if err != nil {
+		return 0, fleet.E(fleet.Unavailable, err, "The log journal cannot be read")
+	}
+	defer messages.Stop()
+	for pending, first := consumer.CachedInfo().NumPending, true; pending > 0 || first; first = false {
+		var page logs.Page
+		if page.Records, pending, err = nextPage(ctx, consumer, messages, pending); err != nil {
+			return 0, err
+		}
+		if n := len(page.Records); n > 0 {
+			upTo = max(upTo, page.Records[n-1].Seq)
+		}
+		if page.Oldest, _, err = j.Bounds(ctx); err != nil {
+			return 0, err
+		}
+		if err := emit(page); err != nil {
+			return 0, err
+		}
+	}
+	return upTo, nil
+}
+
+// Origins implements logs.Journal.
+func (j *Journal) Origins(ctx context.Context, n int) ([]string, error) {
+	_, newest, err := j.Bounds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	consumer, err := j.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq:   uint64(max(1, int64(newest)-int64(n)+1)),
+		HeadersOnly:   true,
+	})
+	if err != nil {
+		return nil, fleet.E(fleet.Unavailable, err, "The log journal cannot be read")
+	}
+	batch, err := consumer.FetchNoWait(n)
+	if err != nil {
+		return nil, fleet.E(fleet.Unavailable, err, "The log journal cannot be read")
+	}
+	var origins []string
+	for m := range batch.Messages() {
+		if o := m.Headers().Get(originHeader); o != "" {
+			origins = append(origins, o)
+		}
+	}
+	return origins, nil
+}
+
+// nextPage reads one page and says how many records are left after it.
+func nextPage(ctx context.Context, c jetstream.Consumer, messages jetstream.MessagesContext, pending uint64) ([]logs.Record, uint64, error) {
+	failed := func(err error) error { return fleet.E(fleet.Unavailable, err, "The log journal cannot be read") }
+	var records []logs.Record
+	for bytes := 0; pending > 0 && len(records) < pageRecords && bytes < pageBytes; {
+		wait, cancel := context.WithTimeout(ctx, stallTimeout)
+		m, err := messages.Next(jetstream.NextContext(wait))
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return nil, 0, ctx.Err()
+		case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
+			// What was pending may have been given up by the journal since.
+			info, err := c.Info(ctx)
+			if err != nil {
+				return nil, 0, failed(err)
+			}
+			pending = info.NumPending
+			continue
+		case err != nil:
+			return nil, 0, failed(err)
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return nil, 0, failed(err)
+		}
+		records = append(records, logs.Record{
+			Seq: meta.Sequence.Stream, Device: strings.TrimPrefix(m.Subject(), logsPrefix), Body: m.Data(),
+		})
+		bytes += len(m.Data())
+		pending = meta.NumPending
+	}
+	return records, pending, nil
+}
+
+// Watch implements logs.Journal.
+func (j *Journal) Watch(ctx context.Context, device string) error {
+	// All watches share one channel, which keeps the stream's order over
+	// all devices: a connection receives in the order of the server's sending.
+	sub, err := j.conn.ChanSubscribe(livePrefix+device, j.live)
+	if err != nil {
+		return fleet.E(fleet.Unavailable, err, "The log journal is not available")
+	}
+	j.watchMu.Lock()
+	j.watches[device] = sub
+	j.watchMu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	if err := j.conn.FlushWithContext(ctx); err != nil {
+		j.Unwatch(device)
+		return fleet.E(fleet.Unavailable, err, "The log journal is not available")
+	}
+	return nil
+}
+
+// Unwatch implements logs.Journal.
+func (j *Journal) Unwatch(device string) {
+	j.watchMu.Lock()
+	sub := j.watches[device]
+	delete(j.watches, device)
+	j.watchMu.Unlock()
+	if sub != nil {
+		if err := sub.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrConnectionClosed) {
+			j.log.Warn("unwatching a device failed", "device", device, "err", err)
+		}
+	}
+}
+
+// Live implements logs.Journal.
+func (j *Journal) Live(ctx context.Context, deliver func(logs.Record), lost func()) error {
+	for {
+		// The connection drops what does not fit the channel. Long before that
+		// the readers are sent to the journal, which has it all.
+		if len(j.live) > liveHigh {
+			j.loseLive()
+		}
+		select {
+		case <-j.lost:
+			for range len(j.live) {
+				<-j.live
+			}
+			lost()
+		default:
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-j.lost:
+			j.loseLive() // for the top of the loop
+		case m := <-j.live:
+			rec, err := liveRecord(m)
+			if err != nil {
+				j.log.Error("a republished batch cannot be read", "subject", m.Subject, "err", err)
+				j.loseLive()
+				continue
+			}
+			deliver(rec)
+		}
+	}
+}
+
+func (j *Journal) loseLive() {
+	select {
+	case j.lost <- struct{}{}:
+	default:
+	}
+}
+
+func liveRecord(m *nats.Msg) (logs.Record, error) {
+	seq, err := strconv.ParseUint(header(m, jetstream.SequenceHeader), 10, 64)
+	if err != nil {
+		return logs.Record{}, err
+	}
+	prev, err := strconv.ParseUint(header(m, jetstream.LastSequenceHeader), 10, 64)
+	if err != nil {
+		return logs.Record{}, err
+	}
+	return logs.Record{Seq: seq, Prev: prev, Device: strings.TrimPrefix(m.Subject, livePrefix), Body: m.Data}, nil
+}
+
+// header returns the first value of a header that is known to be spelt so.
+func header(m *nats.Msg, name string) string {
+	if v := m.Header[name]; len(v) > 0 {
+		return v[0]
+	}
+	return ""
+}
+
+// Pending returns how many appends are not answered yet.
+func (j *Journal) Pending() int { return len(j.slots) }
+
+// Lag returns how many live records wait to be delivered.
+func (j *Journal) Lag() int { return len(j.live) }
+
+// Ping reports whether the journal answers.
+func (j *Journal) Ping(ctx context.Context) error {
+	_, err := j.state(ctx)
+	return err
+}
+
+// Close ends the connection. Appends not yet answered are answered with an error.
+func (j *Journal) Close() {
+	close(j.stop)
+	j.janitor.Wait()
+	j.conn.Close()
+	j.queueMu.Lock()
+	last := j.nextID
+	j.queueMu.Unlock()
+	j.settle(last, 0, fleet.E(fleet.Unavailable, nil, "The log journal is closed"))
+}

@@ -1,0 +1,152 @@
+// Package nats is the journal and the embedded MQTT broker, both parts of one
+// NATS server inside this process.
+package nats
+
+import (
+	"crypto/rand"
+	"crypto/subtle"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"signalbox/internal/logs"
+)
+
+// maxPayload is the largest message that the server carries. It is well over
+// logs.MaxMessage, so that a message over that bound reaches the decoder and is
+// counted there instead of costing the device its connection again and again.
+const maxPayload = 8 * logs.MaxMessage
+
+// ServerOptions say how the embedded server stores and listens.
+type ServerOptions struct {
+	Dir        string        // where JetStream keeps its files
+	MQTTListen string        // host:port of the MQTT 3.1.1 listener; "" for none
+	Sync       time.Duration // how often files are flushed to the disk; 0: before every acknowledgement
+	Log        *slog.Logger
+}
+
+// Server is the embedded NATS server. It has no listener but MQTT: this
+// process reaches it through memory.
+type Server struct {
+	nats   *server.Server
+	gate   *gate
+	mender *mender
+}
+
+// inProcess is the name that this process's own connections give.
+const inProcess = "signalbox"
+
+// gate decides who may connect. Devices wait outside until the log topics have
+// somebody who answers for them.
+type gate struct {
+	secret string
+	open   atomic.Bool
+}
+
+// Check implements server.Authentication.
+func (g *gate) Check(c server.ClientAuthentication) bool {
+	if c.RemoteAddress().Network() == "pipe" {
+		return subtle.ConstantTimeCompare([]byte(c.GetOpts().Password), []byte(g.secret)) == 1
+	}
+	if !g.open.Load() {
+		return false
+	}
+	c.RegisterUser(&server.User{Username: c.GetOpts().Username, Permissions: &server.Permissions{
+		Publish:   &server.SubjectPermission{Deny: reserved},
+		Subscribe: &server.SubjectPermission{Deny: reserved},
+	}})
+	return true
+}
+
+// reserved are the subjects that belong to this program and to the server's
+// own interfaces: no device may touch them, whatever else it may.
+var reserved = []string{"$JS.>", "$SYS.>", "$MQTT.msgs.>", "$MQTT.JSA.>", "_INBOX.>", relay + ".>", "logs.>", "live.>", "unmatched.>"}
+
+// StartServer starts the server. It returns when the server takes connections.
+func StartServer(o ServerOptions) (*Server, error) {
+	opts := &server.Options{
+		ServerName: "signalbox",
+		DontListen: true,
+		NoSigs:     true,
+		JetStream:  true,
+		StoreDir:   o.Dir,
+		MaxPayload: maxPayload,
+		// This process is trusted to read what it asked for; a stalled device
+		// is cut off by its own write deadline.
+		MaxPending:         256 << 20,
+		JetStreamMaxMemory: 64 << 20,
+		JetStreamMaxStore:  1 << 50, // the stream's own limits and the disk decide
+		SyncAlways:         o.Sync == 0,
+		SyncInterval:       o.Sync,
+	}
+	s := &Server{gate: &gate{secret: rand.Text()}}
+	opts.CustomClientAuthentication = s.gate
+	if o.MQTTListen != "" {
+		host, port, err := net.SplitHostPort(o.MQTTListen)
+		if err != nil {
+			return nil, fmt.Errorf("MQTT_LISTEN: %w", err)
+		}
+		opts.MQTT.Host = host
+		if opts.MQTT.Port, err = strconv.Atoi(port); err != nil {
+			return nil, fmt.Errorf("MQTT_LISTEN: %w", err)
+		}
+		if opts.MQTT.Port == 0 {
+			opts.MQTT.Port = server.RANDOM_PORT
+		}
+		// A publisher's PUBACK waits for the journal; give a slow disk time.
+		opts.MQTT.JSAPITimeout = 30 * time.Second
+	}
+	ns, err := server.NewServer(opts)
+	if err != nil {
+		return nil, fmt.Errorf("embedded NATS server: %w", err)
+	}
+	s.nats = ns
+	ns.SetLoggerV2(serverLog{o.Log}, false, false, false)
+	ns.Start()
+	if !ns.ReadyForConnections(30 * time.Second) {
+		ns.Shutdown()
+		return nil, fmt.Errorf("embedded NATS server did not start on %s", o.MQTTListen)
+	}
+	s.mender = &mender{
+		nats: ns, dir: o.Dir, log: o.Log, stop: make(chan struct{}), ended: make(chan struct{}),
+		config: server.JetStreamConfig{
+			StoreDir: opts.StoreDir, SyncAlways: opts.SyncAlways, SyncInterval: opts.SyncInterval,
+			MaxMemory: opts.JetStreamMaxMemory, MaxStore: opts.JetStreamMaxStore, Strict: !opts.NoJetStreamStrict,
+		},
+	}
+	go s.mender.run()
+	return s, nil
+}
+
+// connect returns a new connection of this process to the server.
+func (s *Server) connect(opts ...nats.Option) (*nats.Conn, error) {
+	opts = append([]nats.Option{
+		nats.InProcessServer(s.nats), nats.UserInfo(inProcess, s.gate.secret), nats.Name(inProcess),
+		nats.MaxReconnects(-1), nats.NoCallbacksAfterClientClose(), nats.IgnoreAuthErrorAbort(),
+	}, opts...)
+	return nats.Connect("", opts...)
+}
+
+// Close stops the server and waits until its files are closed.
+func (s *Server) Close() {
+	close(s.mender.stop)
+	<-s.mender.ended
+	s.nats.Shutdown()
+	s.nats.WaitForShutdown()
+}
+
+// serverLog passes the server's own messages on.
+type serverLog struct{ log *slog.Logger }
+
+func (l serverLog) Noticef(f string, a ...any) { l.log.Debug(fmt.Sprintf(f, a...), "from", "nats") }
+func (l serverLog) Warnf(f string, a ...any)   { l.log.Warn(fmt.Sprintf(f, a...), "from", "nats") }
+func (l serverLog) Fatalf(f string, a ...any)  { l.log.Error(fmt.Sprintf(f, a...), "from", "nats") }
+func (l serverLog) Errorf(f string, a ...any)  { l.log.Error(fmt.Sprintf(f, a...), "from", "nats") }
+func (l serverLog) Debugf(string, ...any)      {}
+func (l serverLog) Tracef(string, ...any)      {}
