@@ -1,0 +1,98 @@
+package web
+
+import (
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// right is what a route asks of the caller.
+type right uint8
+
+const (
+	probe   right = iota // nothing, and it is answered while the server drains
+	public               // nothing
+	anybody              // to be somebody
+	editor               // the role editor
+)
+
+// handler answers a request or returns an error without having written anything.
+type handler func(http.ResponseWriter, *http.Request) error
+
+// route is one row of the table.
+type route struct {
+	method    string
+	pattern   string // as in net/http.ServeMux
+	needs     right
+	operation string // label of the metrics; "" is not measured
+	handle    handler
+}
+
+// routes is the whole table of the main listener.
+func (s *Server) routes() []route {
+	return []route{
+		{"GET", "/api/auth/self", editor, "", s.self},
+
+		{"GET", "/api/device-models", anybody, "list_device_models", s.listModels},
+		{"POST", "/api/device-models", editor, "create_device_model", s.createModel},
+		{"GET", "/api/device-models/{id}", anybody, "get_device_model", s.getModel},
+		{"PUT", "/api/device-models/{id}", editor, "update_device_model", s.updateModel},
+		{"DELETE", "/api/device-models/{id}", editor, "delete_device_model", s.deleteModel},
+
+		{"GET", "/api/devices", anybody, "list_devices", s.listDevices},
+		{"POST", "/api/devices", editor, "create_device", s.createDevice},
+		{"GET", "/api/devices/{id}", anybody, "get_device", s.getDevice},
+		{"PUT", "/api/devices/{id}", editor, "update_device", s.updateDevice},
+		{"DELETE", "/api/devices/{id}", editor, "delete_device", s.deleteDevice},
+
+		{"GET", "/api/sse/stream", anybody, "", s.openStream},
+		{"POST", "/api/device-logs/subscribe", editor, "", s.subscribe},
+		{"POST", "/api/device-logs/unsubscribe", editor, "", s.unsubscribe},
+		{"GET", "/api/device-logs/subscriptions", anybody, "", s.listSubscriptions},
+
+		{"GET", "/health/healthz", probe, "", s.healthz},
+		{"GET", "/health/readyz", probe, "", s.readyz},
+		{"GET", "/health/drain", probe, "", s.drain},
+	}
+}
+
+// internalRoutes is the whole table of the internal listener, which is for
+// the operator's own network.
+func (s *Server) internalRoutes() []route {
+	return []route{
+		{"GET", "/health/healthz", probe, "", s.healthz},
+		{"GET", "/health/readyz", probe, "", s.readyz},
+		{"GET", "/health/drain", probe, "", s.drain},
+		{"GET", "/metrics", probe, "", s.showMetrics},
+		{"POST", "/internal/rotation-nudge", public, "", s.nudge},
+	}
+}
+
+// mux serves the table. What is in no row gets a JSON answer as well: 405 with
+// the methods that the path does have, or 404.
+func (s *Server) mux(table []route) *http.ServeMux {
+	mux := http.NewServeMux()
+	methods := make(map[string][]string)
+	for _, rt := range table {
+		mux.HandleFunc(rt.method+" "+rt.pattern, s.serve(rt))
+		methods[rt.pattern] = append(methods[rt.pattern], rt.method)
+	}
+	for _, pattern := range slices.Sorted(maps.Keys(methods)) {
+		allowed := append(methods[pattern], "OPTIONS")
+		if slices.Contains(allowed, "GET") {
+			allowed = append(allowed, "HEAD")
+		}
+		slices.Sort(allowed)
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Allow", strings.Join(allowed, ", "))
+			if r.Method == http.MethodOptions {
+				w.WriteHeader(http.StatusNoContent)
+				return
+			}
+			s.fail(w, r, errMethod)
+		})
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, errNoRoute) })
+	return mux
+}

@@ -1,0 +1,102 @@
+// Package web is the HTTP side of Signalbox: routes.go is the whole table of
+// routes, errors.go the only place that picks the status of an error.
+package web
+
+import (
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"signalbox/internal/access"
+	"signalbox/internal/registry"
+	"signalbox/internal/stream"
+)
+
+// DefaultMaxBody bounds a JSON request body, in bytes.
+const DefaultMaxBody = 1 << 20
+
+// Options is what a Server is made of.
+type Options struct {
+	Log      *slog.Logger
+	Registry *registry.Service
+	Metrics  *prometheus.Registry // nil: metrics are kept and not shown
+
+	// Authenticate says who sent a request; its error should be
+	// fleet.Unauthenticated. It is not asked on public routes. Nil means that
+	// authentication is off: everybody is access.Local.
+	Authenticate func(*http.Request) (access.Principal, error)
+
+	// CORSOrigins are the origins, as in https://example.com, whose pages may
+	// read answers; "*" is any. They may not send cookies.
+	CORSOrigins []string
+
+	MaxBody int64 // bytes of a JSON body; 0 is DefaultMaxBody
+
+	Streams     *Streams
+	Connections *stream.Registry
+	Nudger      *stream.Nudger
+	Health      Health
+	DrainKey    string // bearer token of /health/drain; "" lets nobody
+}
+
+// Server answers HTTP requests.
+type Server struct {
+	log          *slog.Logger
+	registry     *registry.Service
+	metrics      *metrics
+	authenticate func(*http.Request) (access.Principal, error)
+	origins      []string
+	maxBody      int64
+
+	streams     *Streams
+	connections *stream.Registry
+	nudger      *stream.Nudger
+	health      Health
+	drainKey    string
+	gatherer    prometheus.Gatherer
+
+	handler, internal http.Handler
+	draining          atomic.Bool
+}
+
+// New returns a server. It panics when its metrics are registered already.
+func New(o Options) *Server {
+	s := &Server{
+		log:          o.Log,
+		registry:     o.Registry,
+		metrics:      newMetrics(o.Metrics),
+		authenticate: o.Authenticate,
+		origins:      o.CORSOrigins,
+		maxBody:      o.MaxBody,
+		streams:      o.Streams,
+		connections:  o.Connections,
+		nudger:       o.Nudger,
+		health:       o.Health,
+		drainKey:     o.DrainKey,
+		gatherer:     prometheus.NewRegistry(),
+	}
+	if o.Metrics != nil {
+		s.gatherer = o.Metrics
+	}
+	if s.authenticate == nil {
+		s.authenticate = func(*http.Request) (access.Principal, error) { return access.Local(), nil }
+	}
+	if s.maxBody == 0 {
+		s.maxBody = DefaultMaxBody
+	}
+	s.handler = s.outer(s.mux(s.routes()))
+	s.internal = s.outer(s.mux(s.internalRoutes()))
+	return s
+}
+
+// Handler returns the handler of the main listener.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Internal returns the handler of the internal listener.
+func (s *Server) Internal() http.Handler { return s.internal }
+
+// Drain makes the server refuse new requests from now on, with 503 and
+// Retry-After; those it has begun go on, and probes are still answered.
+func (s *Server) Drain() { s.draining.Store(true) }
