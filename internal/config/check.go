@@ -1,0 +1,214 @@
+package config
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// checker finds the mistakes that need more than one setting, a file, or a
+// look inside a text. A setting that is bad already is not judged again.
+type checker struct {
+	*Config
+	bad      map[string]bool
+	source   map[string]string
+	readFile func(string) ([]byte, error)
+	mistakes []error
+}
+
+// wrong records that the named setting is not what it must be.
+func (c *checker) wrong(name, want string) {
+	for _, s := range settings() {
+		if s.name != name || c.bad[name] {
+			continue
+		}
+		c.bad[name] = true
+		shown := s.show(c.Config)
+		c.mistakes = append(c.mistakes, &Mistake{name, shown, c.source[name], want})
+	}
+}
+
+func (c *checker) all() {
+	c.storage()
+	c.listeners()
+	c.exposure()
+	c.tls()
+	c.mqtt()
+	c.urls()
+	if c.SecretKey != "" && len(c.SecretKey) < 16 {
+		c.wrong("SECRET_KEY", "at least 16 characters")
+	}
+	if c.DrainAuthKey != "" && strings.ContainsFunc(c.DrainAuthKey.Reveal(), func(r rune) bool { return r <= ' ' || r > '~' }) {
+		c.wrong("DRAIN_AUTH_KEY", "printable ASCII without spaces, as it travels in an HTTP header")
+	}
+	if c.LogsinkEntityField == "" {
+		c.wrong("LOGSINK_ENTITY_FIELD", "the name of a field")
+	}
+}
+
+func (c *checker) storage() {
+	if c.DataDir == "" {
+		c.wrong("DATA_DIR", "a directory")
+	}
+	if c.DatabaseURL == "" {
+		return
+	}
+	u := c.DatabaseURL.parse()
+	// SQLAlchemy's spelling names its driver: postgresql+psycopg://.
+	scheme, driver, named := strings.Cut(u.Scheme, "+")
+	if scheme != "postgres" && scheme != "postgresql" {
+		c.wrong("DATABASE_URL", "a URL that starts with postgres://, or nothing for SQLite")
+		return
+	}
+	if named {
+		c.DatabaseURL = SecretURL(strings.Replace(c.DatabaseURL.Reveal(), "+"+driver, "", 1))
+	}
+}
+
+func (c *checker) listeners() {
+	if c.Host == "" {
+		c.wrong("HOST", "an address; 0.0.0.0 is every one")
+	}
+	const want = "HOST:PORT with a port from 0 to 65535, or nothing to turn it off"
+	inUse := map[string]string{}
+	if c.Port != 0 {
+		inUse[c.Addr()] = "HOST and PORT"
+	}
+	for _, l := range c.optionalListeners() {
+		if l.addr == "" {
+			continue
+		}
+		_, port, err := net.SplitHostPort(l.addr)
+		if err != nil {
+			c.wrong(l.name, want)
+			continue
+		}
+		if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+			c.wrong(l.name, want)
+			continue
+		}
+		if other := inUse[l.addr]; other != "" {
+			c.wrong(l.name, "another address than "+other)
+		}
+		if port != "0" {
+			inUse[l.addr] = l.name
+		}
+	}
+}
+
+type listener struct{ name, addr string }
+
+func (c *checker) optionalListeners() []listener {
+	return []listener{{"INTERNAL_LISTEN", c.InternalListen}, {"MQTT_LISTEN", c.MQTTListen}}
+}
+
+// exposure refuses listeners that other machines can reach while nobody has
+// to prove who they are.
+func (c *checker) exposure() {
+	if c.AllowInsecure || c.bad["ALLOW_INSECURE"] {
+		return
+	}
+	const want = "a loopback address such as 127.0.0.1, because there is no authentication; ALLOW_INSECURE=true starts all the same"
+	if !loopback(c.Host) {
+		c.wrong("HOST", want)
+	}
+	for _, l := range c.optionalListeners() {
+		if host, _, err := net.SplitHostPort(l.addr); err == nil && !loopback(host) {
+			c.wrong(l.name, want)
+		}
+	}
+}
+
+// loopback reports whether only this machine can reach host. It asks no name
+// server: whatever answers today may answer differently tomorrow.
+func loopback(host string) bool {
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.Unmap().IsLoopback()
+}
+
+func (c *checker) tls() {
+	switch {
+	case c.TLSCert == "" && c.TLSKey == "":
+		return
+	case c.TLSCert == "":
+		c.wrong("TLS_CERT", "a certificate file, as TLS_KEY is given")
+		return
+	case c.TLSKey == "":
+		c.wrong("TLS_KEY", "a key file, as TLS_CERT is given")
+		return
+	}
+	cert, err := c.readFile(c.TLSCert)
+	if err != nil {
+		c.wrong("TLS_CERT", "a file that can be read: "+err.Error())
+	}
+	key, err := c.readFile(c.TLSKey)
+	if err != nil {
+		c.wrong("TLS_KEY", "a file that can be read: "+err.Error())
+	}
+	if c.bad["TLS_CERT"] || c.bad["TLS_KEY"] {
+		return
+	}
+	if _, err := tls.X509KeyPair(cert, key); err != nil {
+		c.wrong("TLS_CERT", "a PEM certificate that fits TLS_KEY: "+err.Error())
+	}
+}
+
+func (c *checker) mqtt() {
+	for level := range strings.SplitSeq(c.LogsinkTopic, "/") {
+		if level == "" || strings.ContainsAny(level, "+#\x00") {
+			c.wrong("LOGSINK_TOPIC", "a topic without wildcards and empty levels")
+		}
+	}
+	secure := false
+	if c.MQTTURL != "" {
+		u := c.MQTTURL.parse()
+		switch u.Scheme {
+		case "mqtts", "wss":
+			secure = true
+		case "mqtt", "ws":
+		default:
+			c.wrong("MQTT_URL", "a URL that starts with mqtt://, mqtts://, ws:// or wss://")
+		}
+		if u.Host == "" {
+			c.wrong("MQTT_URL", "a URL with a host")
+		}
+	}
+	if c.MQTTCAFile == "" || c.bad["MQTT_URL"] {
+		return
+	}
+	if !secure {
+		c.wrong("MQTT_CA_FILE", "nothing, unless MQTT_URL starts with mqtts:// or wss://")
+		return
+	}
+	pem, err := c.readFile(c.MQTTCAFile)
+	if err != nil {
+		c.wrong("MQTT_CA_FILE", "a file that can be read: "+err.Error())
+	} else if !x509.NewCertPool().AppendCertsFromPEM(pem) {
+		c.wrong("MQTT_CA_FILE", "a file with certificates in PEM")
+	}
+}
+
+// urls checks the addresses of web pages and takes the slash off their end.
+func (c *checker) urls() {
+	c.webURL("BASEURL", &c.BaseURL)
+	c.webURL("FRONTEND_VERSION_URL", &c.FrontendVersionURL)
+}
+
+func (c *checker) webURL(name string, text *string) {
+	if *text == "" {
+		return
+	}
+	u, err := url.Parse(*text)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		c.wrong(name, "a URL that starts with http:// or https://")
+		return
+	}
+	*text = strings.TrimRight(*text, "/")
+}

@@ -1,0 +1,97 @@
+// Package config holds the settings of `signalbox serve`.
+//
+// Each setting is declared once, as a field of [Config] whose tags give its
+// name, default, bounds and help. Everything else is derived from that one
+// declaration: the flag, the environment variable, the key in a file, the
+// checks, the output of --print-config and docs/SETTINGS.md.
+//
+// A setting's value comes from the highest of these layers that gives one:
+// flag, environment, the file named by --config, the file .env in the working
+// directory, default. [Load] is a function of its [Sources]: it does not look
+// at the process it runs in.
+package config
+
+import (
+	"net"
+	"path/filepath"
+	"strconv"
+)
+
+//go:generate go run ./settingsdoc ../../docs/SETTINGS.md
+
+// Config is the settings of `signalbox serve`, complete and checked: what Load
+// returns needs no further defaults.
+//
+// Tags: `env` is the setting's name everywhere (its flag is the same in kebab
+// case); `min` and `max` bound a value; `zero` says what 0 means where 0 is
+// allowed below min; `oneof` lists the only words allowed.
+type Config struct {
+	DataDir     string    `env:"DATA_DIR" default:"./data" group:"Storage" placeholder:"DIR" help:"Directory for everything Signalbox keeps: the journal and, without DATABASE_URL, the database. Made when missing."`
+	DatabaseURL SecretURL `env:"DATABASE_URL" group:"Storage" placeholder:"URL" help:"PostgreSQL, as postgres://user:password@host/name. Empty: SQLite in DATA_DIR/signalbox.db."`
+
+	JournalMaxBytes ByteSize `env:"JOURNAL_MAX_BYTES" default:"4GiB" min:"64KiB" group:"Storage" placeholder:"SIZE" help:"Size of the journal on disk at which its oldest lines go first."`
+	JournalMaxAge   Duration `env:"JOURNAL_MAX_AGE" default:"7d" min:"1s" zero:"no limit" group:"Storage" placeholder:"TIME" help:"Age at which lines leave the journal."`
+	JournalSync     Sync     `env:"JOURNAL_SYNC" default:"10s" group:"Storage" placeholder:"TIME" help:"How often the journal is forced to disk (fsync). Only a power failure or a kernel crash can lose what was not; 'always' loses nothing and is slower."`
+
+	Host           string `env:"HOST" default:"127.0.0.1" group:"Listeners" placeholder:"ADDRESS" help:"Address for the API and the event streams."`
+	Port           int    `env:"PORT" default:"3101" min:"0" max:"65535" group:"Listeners" placeholder:"PORT" help:"Port for the API and the event streams. 0 takes a free one, named in the log."`
+	InternalListen string `env:"INTERNAL_LISTEN" default:"127.0.0.1:3103" group:"Listeners" placeholder:"HOST:PORT" help:"Second listener for /internal, /metrics and /health. Empty: off."`
+	MQTTListen     string `env:"MQTT_LISTEN" name:"mqtt-listen" default:"127.0.0.1:1883" group:"Listeners" placeholder:"HOST:PORT" help:"Listener of the built-in MQTT broker. Empty: off."`
+	TLSCert        string `env:"TLS_CERT" name:"tls-cert" group:"Listeners" placeholder:"FILE" help:"Certificate chain (PEM) for HOST:PORT. Needs TLS_KEY. Empty: plain HTTP."`
+	TLSKey         string `env:"TLS_KEY" name:"tls-key" group:"Listeners" placeholder:"FILE" help:"Private key (PEM) of TLS_CERT."`
+	AllowInsecure  bool   `env:"ALLOW_INSECURE" default:"false" group:"Listeners" help:"Start although a listener without authentication can be reached from other machines."`
+
+	MQTTURL      SecretURL `env:"MQTT_URL" name:"mqtt-url" group:"MQTT" placeholder:"URL" help:"External broker to take log lines from, as mqtt://host:1883, mqtts://host:8883, ws://host/path or wss://host/path. Works beside the built-in one. Empty: off."`
+	MQTTUsername string    `env:"MQTT_USERNAME" name:"mqtt-username" group:"MQTT" placeholder:"NAME" help:"User name at MQTT_URL."`
+	MQTTPassword Secret    `env:"MQTT_PASSWORD" name:"mqtt-password" group:"MQTT" placeholder:"SECRET" help:"Password at MQTT_URL."`
+	MQTTClientID string    `env:"MQTT_CLIENT_ID" name:"mqtt-client-id" group:"MQTT" placeholder:"ID" help:"Client id at MQTT_URL. Empty: MQTT_USERNAME, or iotsupport-backend without one."`
+	MQTTCAFile   string    `env:"MQTT_CA_FILE" name:"mqtt-ca-file" group:"MQTT" placeholder:"FILE" help:"Certificates (PEM) to trust at an mqtts:// or wss:// MQTT_URL. Empty: those of the system."`
+
+	LogsinkTopic       string `env:"LOGSINK_TOPIC" default:"iotsupport/logsink" group:"Log lines" placeholder:"TOPIC" help:"MQTT topic of the log lines: one shared by all devices, and below it one for each client id."`
+	LogsinkEntityField string `env:"LOGSINK_ENTITY_FIELD" default:"entity_id" group:"Log lines" placeholder:"FIELD" help:"Field of a line on the shared topic that says which device it is from."`
+	DeviceLogRate      int    `env:"DEVICE_LOG_RATE" default:"0" min:"0" max:"1000000" zero:"unlimited" group:"Log lines" placeholder:"N" help:"Lines per second that one device may send for long. What is over is cut off, and the cut is told in its log."`
+	DeviceLogBurst     int    `env:"DEVICE_LOG_BURST" default:"0" min:"0" max:"100000000" zero:"ten seconds of DEVICE_LOG_RATE" group:"Log lines" placeholder:"N" help:"Lines that one device may send at once before DEVICE_LOG_RATE holds."`
+
+	SSEHeartbeatInterval      Duration `env:"SSE_HEARTBEAT_INTERVAL" name:"sse-heartbeat-interval" default:"15s" min:"1s" max:"1h" group:"Streams" placeholder:"TIME" help:"Time between heartbeats on an event stream that has nothing else to say."`
+	StreamBufferBytes         ByteSize `env:"STREAM_BUFFER_BYTES" default:"1MiB" min:"64KiB" max:"1GiB" group:"Streams" placeholder:"SIZE" help:"What may wait in memory for one slow reader before it has to read from the journal instead."`
+	StreamWriteTimeout        Duration `env:"STREAM_WRITE_TIMEOUT" default:"10s" min:"100ms" max:"10m" group:"Streams" placeholder:"TIME" help:"A reader that takes nothing for this long is disconnected."`
+	MaxStreams                int      `env:"MAX_STREAMS" default:"20000" min:"1" max:"10000000" group:"Streams" placeholder:"N" help:"Event streams open at once."`
+	MaxStreamsPerSubject      int      `env:"MAX_STREAMS_PER_SUBJECT" default:"0" min:"0" max:"10000000" zero:"unlimited" group:"Streams" placeholder:"N" help:"Event streams open at once for one user. Without authentication everybody is one user."`
+	MaxSubscriptionsPerStream int      `env:"MAX_SUBSCRIPTIONS_PER_STREAM" default:"1000" min:"1" max:"1000000" group:"Streams" placeholder:"N" help:"Devices that one event stream may follow."`
+
+	BaseURL            string  `env:"BASEURL" name:"baseurl" group:"Web" placeholder:"URL" help:"Address under which people reach Signalbox, for links. Empty: made of HOST and PORT."`
+	CORSOrigins        Origins `env:"CORS_ORIGINS" name:"cors-origins" default:"[\"http://localhost:3100\"]" group:"Web" placeholder:"JSON" help:"Web pages of other origins that may call the API, as a JSON list."`
+	FrontendVersionURL string  `env:"FRONTEND_VERSION_URL" group:"Web" placeholder:"URL" help:"Where the version of a separately deployed web page is read, to tell open pages of a new one. Empty: Signalbox's own version."`
+
+	SecretKey               Secret   `env:"SECRET_KEY" group:"Running" placeholder:"SECRET" help:"Key for what Signalbox signs and encrypts; at least 16 characters. Nothing uses it yet."`
+	DrainAuthKey            Secret   `env:"DRAIN_AUTH_KEY" group:"Running" placeholder:"SECRET" help:"Bearer token for GET /health/drain, which shuts down before it answers. Empty: nobody may."`
+	GracefulShutdownTimeout Duration `env:"GRACEFUL_SHUTDOWN_TIMEOUT" default:"30s" min:"1s" max:"1h" group:"Running" placeholder:"TIME" help:"Longest time a shutdown may take before it is cut short."`
+	LogLevel                string   `env:"LOG_LEVEL" default:"info" oneof:"debug,info,warn,error" group:"Running" placeholder:"LEVEL" help:"Least important messages of Signalbox's own log."`
+	LogFormat               string   `env:"LOG_FORMAT" default:"auto" oneof:"auto,text,json" group:"Running" placeholder:"FORMAT" help:"Form of Signalbox's own log. auto: text on a terminal, json elsewhere."`
+}
+
+// Addr returns the address of the main listener.
+func (c *Config) Addr() string { return net.JoinHostPort(c.Host, strconv.Itoa(c.Port)) }
+
+// SQLitePath returns the database file that is used when DatabaseURL is empty.
+func (c *Config) SQLitePath() string { return filepath.Join(c.DataDir, "signalbox.db") }
+
+// derive fills the settings whose default depends on others.
+func (c *Config) derive() {
+	if c.MQTTClientID == "" {
+		c.MQTTClientID = c.MQTTUsername
+	}
+	if c.MQTTClientID == "" {
+		c.MQTTClientID = "iotsupport-backend"
+	}
+	if c.DeviceLogBurst == 0 {
+		c.DeviceLogBurst = 10 * c.DeviceLogRate
+	}
+	if c.BaseURL == "" {
+		scheme := "http"
+		if c.TLSCert != "" {
+			scheme = "https"
+		}
+		c.BaseURL = scheme + "://" + c.Addr()
+	}
+}
