@@ -1,0 +1,24 @@
+# docker build --build-arg VERSION="$(git describe --tags --always)" -t signalbox .
+# docker run -p 3101:3101 -p 1883:1883 -v signalbox:/data -e ALLOW_INSECURE=true signalbox
+#
+# Without authentication Signalbox refuses to listen beyond its own machine,
+# and a container's ports are beyond it: ALLOW_INSECURE=true says that the
+# network in front of them is one to trust.
+FROM golang:1.26 AS build
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN go mod download
+COPY . .
+ARG VERSION=
+RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X main.releaseVersion=$VERSION" -o /signalbox ./cmd/signalbox \
+    && mkdir /data
+
+FROM gcr.io/distroless/static-debian12:nonroot
+COPY --from=build /signalbox /signalbox
+COPY --from=build --chown=nonroot:nonroot /data /data
+ENV DATA_DIR=/data HOST=0.0.0.0 MQTT_LISTEN=0.0.0.0:1883
+VOLUME /data
+EXPOSE 3101 1883
+USER nonroot
+ENTRYPOINT ["/signalbox"]
+CMD ["serve"]

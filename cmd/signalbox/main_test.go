@@ -1,0 +1,212 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// binary is the built program; set once before any test runs.
+var binary string
+
+func TestMain(m *testing.M) {
+	os.Exit(buildAndRun(m))
+}
+
+func buildAndRun(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "signalbox")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	binary = filepath.Join(dir, "signalbox")
+	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
+		log.Fatalf("%v\n%s", err, out)
+	}
+	return m.Run()
+}
+
+// command returns the program with args, in an empty directory and with
+// nothing in its environment but the given variables.
+func command(t *testing.T, environ []string, args ...string) *exec.Cmd {
+	t.Helper()
+	c := exec.Command(binary, args...)
+	c.Dir = t.TempDir()
+	c.Env = append([]string{"PATH=" + os.Getenv("PATH")}, environ...)
+	return c
+}
+
+// exitOf returns the exit code that err of Wait or Run stands for.
+func exitOf(t *testing.T, err error) int {
+	t.Helper()
+	if err == nil {
+		return 0
+	}
+	failed, ok := errors.AsType[*exec.ExitError](err)
+	if !ok {
+		t.Fatal(err)
+	}
+	return failed.ExitCode()
+}
+
+func TestCommandLine(t *testing.T) {
+	f := func(line string, code int, stdout, stderr string, environ ...string) {
+		t.Helper()
+		c := command(t, environ, strings.Fields(line)...)
+		var out, errs bytes.Buffer
+		c.Stdout, c.Stderr = &out, &errs
+		if got := exitOf(t, c.Run()); got != code {
+			t.Errorf("%q: exit code %d, want %d\n%s%s", line, got, code, &out, &errs)
+		}
+		match := func(name, text, pattern string) {
+			if pattern == "" && text != "" || !regexp.MustCompile("(?s)"+pattern).MatchString(text) {
+				t.Errorf("%q: %s is %q, want %q", line, name, text, pattern)
+			}
+		}
+		match("stdout", out.String(), stdout)
+		match("stderr", errs.String(), stderr)
+	}
+	f("--help", 0, `serve .*tail .*sim .*version .*completion`, "")
+	f("serve --help", 0, `signalbox serve.*--port=PORT .*default\s+3101,\s+\$PORT`, "")
+	f("tail --help", 0, `signalbox tail --all`, "")
+	f("sim --help", 0, `signalbox sim --devices 200`, "")
+	f("version --help", 0, `signalbox version`, "")
+	f("completion --help", 0, `source <\(signalbox completion bash\)`, "")
+	f("version", 0, `^signalbox \S+ commit \S+ go1\.\S+ \S+\n$`, "")
+	f("--version", 0, `^signalbox \S+ commit \S+ go1\.\S+ \S+\n$`, "")
+
+	f("", 2, "", `expected one of "serve"`)
+	f("sreve", 2, "", `unexpected argument sreve`)
+	f("serve --prot=1", 2, "", `unknown flag --prot, did you mean "--port"\?\nTry: signalbox serve --help\n`)
+	f("serve extra", 2, "", `unexpected argument extra`)
+	f("completion csh", 2, "", `must be one of "bash","zsh","fish"`)
+	f("tail --color=pink --all", 2, "", `must be one of "auto","always","never"`)
+	f("tail", 2, "", `signalbox: `)
+	f("tail --all --server=http://127.0.0.1:1", 1, "", `signalbox: `)
+
+	f("sim --devices=0", 2, "", `signalbox: .*at least 1`)
+	f("sim --mqtt=nonsense", 2, "", `signalbox: .*nonsense`)
+	f("sim --devices=many", 2, "", `--devices: `)
+
+	f("serve --print-config --port=1", 0, `\nPORT +1 +flag --port\n`, "", "PORT=2")
+	f("serve --print-config", 0, `\nDRAIN_AUTH_KEY +\(hidden\) +environment\n`, "", "DRAIN_AUTH_KEY=x")
+	f("serve --print-config --port=x --log-level=loud", 2, "", `mistakes:\n  PORT: "x" \(flag --port\): .*\n  HOST: .*\n  LOG_LEVEL: `+
+		`|mistakes:\n  PORT: .*\n  LOG_LEVEL: .*\n  HOST: `, "HOST=0.0.0.0")
+	f("version", 0, `^signalbox`, "", "PORT=x") // the settings of serve are not looked at
+}
+
+// A client that is interrupted ends as a shell expects it.
+func TestInterruptedClient(t *testing.T) {
+	f := func(sig syscall.Signal, code int, args ...string) {
+		t.Helper()
+		server := newSilentServer(t)
+		c := command(t, nil, append(args, "--server", server.url)...)
+		c.Stderr = os.Stderr
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		server.waitForRequest()
+		if err := c.Process.Signal(sig); err != nil {
+			t.Fatal(err)
+		}
+		if got := exitOf(t, c.Wait()); got != code {
+			t.Errorf("%s, %s: exit code %d, want %d", args, sig, got, code)
+		}
+	}
+	f(syscall.SIGINT, 130, "tail", "--all")
+	f(syscall.SIGTERM, 143, "tail", "--all")
+	f(syscall.SIGINT, 130, "sim")
+}
+
+func TestCompletion(t *testing.T) {
+	f := func(line string, want ...string) {
+		t.Helper()
+		words := strings.Split(line, " ")
+		out, err := command(t, nil, append([]string{"__complete"}, words...)...).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(strings.Join(want, "\n"), strings.TrimSpace(string(out))); diff != "" {
+			t.Errorf("%q:\n%s", line, diff)
+		}
+	}
+	f("", "serve", "tail", "sim", "version", "completion")
+	f("ver", "version")
+	f("--v", "--version")
+	f("completion ", "bash", "zsh", "fish")
+	f("completion z", "zsh")
+	f("completion bash ")
+	f("serve --log-f", "--log-format")
+	f("serve --log-format ", "auto", "text", "json")
+	f("serve --log-format=t", "--log-format=text")
+	f("serve --port 1 --allow-i", "--allow-insecure")
+	f("serve --allow-insecure --log-l", "--log-level")
+	f("serve --data-dir ") // a file name
+	f("tail kitchen --col", "--color")
+	f("tail --color n", "never")
+	f("serve --no-such x ")
+}
+
+// The scripts are run by the shells themselves, where they are installed.
+func TestCompletionScripts(t *testing.T) {
+	f := func(shell, program string, want ...string) {
+		t.Run(shell, func(t *testing.T) {
+			path, err := exec.LookPath(shell)
+			if err != nil {
+				t.Skip(err)
+			}
+			c := exec.Command(path, "-c", program)
+			c.Env = append(os.Environ(), "PATH="+filepath.Dir(binary)+string(filepath.ListSeparator)+os.Getenv("PATH"))
+			var errs bytes.Buffer
+			c.Stderr = &errs
+			out, err := c.Output()
+			if err != nil {
+				t.Fatalf("%v\n%s", err, &errs)
+			}
+			if diff := cmp.Diff(want, strings.Fields(string(out))); diff != "" {
+				t.Errorf("%s\n%s", diff, &errs)
+			}
+		})
+	}
+	f("bash", `source <(signalbox completion bash)
+		try() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _signalbox; echo "${COMPREPLY[@]}"; }
+		complete -p signalbox > /dev/null
+		try signalbox se
+		try signalbox serve --log-format ''
+		try signalbox serve --log-format = t
+		try signalbox serve --log-format =
+		try signalbox completion ''`,
+		"serve", "auto", "text", "json", "text", "auto", "text", "json", "bash", "zsh", "fish")
+	f("fish", `signalbox completion fish | source; complete -C 'signalbox completion z'`, "zsh")
+	f("zsh", `compdef() { true }; compadd() { shift; print -l -- $@ }; source <(signalbox completion zsh)
+		words=(signalbox completion z) CURRENT=3; _signalbox`, "zsh")
+}
+
+func TestLogger(t *testing.T) {
+	f := func(level, format, want string) {
+		t.Helper()
+		var b bytes.Buffer
+		l := newLogger(&b, level, format)
+		l.Debug("quiet")
+		l.Warn("loud")
+		if !strings.Contains(b.String(), want) || strings.Contains(b.String(), "quiet") != (level == "debug") {
+			t.Errorf("%s %s: %q", level, format, &b)
+		}
+	}
+	f("info", "auto", `"msg":"loud"`) // a buffer is no terminal
+	f("debug", "json", `"msg":"loud"`)
+	f("warn", "text", `msg=loud`)
+	if isTerminal(io.Discard) {
+		t.Error("io.Discard is a terminal")
+	}
+}

@@ -1,0 +1,328 @@
+// Package app puts the parts of Signalbox together. It is the only place that
+// knows which implementation stands behind an interface, and in which order
+// they start and stop.
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"signalbox/internal/config"
+	"signalbox/internal/fleet"
+	"signalbox/internal/logs"
+	"signalbox/internal/mqtt"
+	"signalbox/internal/nats"
+	"signalbox/internal/registry"
+	"signalbox/internal/sqlstore"
+	"signalbox/internal/sse"
+	"signalbox/internal/stream"
+	"signalbox/internal/web"
+)
+
+// Serve runs Signalbox until ctx ends, shuts it down in order and returns nil;
+// or it returns what kept it from starting or made it stop. version is what
+// open pages compare to learn of a new release.
+func Serve(ctx context.Context, cfg config.Config, version string, log *slog.Logger) error {
+	a := &app{cfg: cfg, log: log, metrics: prometheus.NewRegistry(), stop: make(chan struct{}, 1), drained: make(chan struct{})}
+	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	defer a.closeAll()
+	units, err := a.open(ctx, version)
+	if err != nil {
+		return err
+	}
+	return a.run(ctx, units)
+}
+
+type app struct {
+	cfg     config.Config
+	log     *slog.Logger
+	metrics *prometheus.Registry
+	web     *web.Server
+	closers []func() error // what was opened, in order
+
+	stop    chan struct{} // has room for one: /health/drain was asked
+	drained chan struct{} // closed when no messages are taken and no streams are open
+}
+
+// closeAll closes what was opened, the last first.
+func (a *app) closeAll() {
+	for i := len(a.closers) - 1; i >= 0; i-- {
+		if err := a.closers[i](); err != nil {
+			a.log.Error("closing", "err", err)
+		}
+	}
+}
+
+func (a *app) onClose(f func() error) { a.closers = append(a.closers, f) }
+
+// open acquires everything that can fail and returns what is to be run, in the
+// order of starting.
+func (a *app) open(ctx context.Context, version string) ([]unit, error) {
+	cfg, log := a.cfg, a.log
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("DATA_DIR: %w", err)
+	}
+
+	dsn := cfg.DatabaseURL.Reveal()
+	if dsn == "" {
+		dsn = cfg.SQLitePath()
+	}
+	db, err := sqlstore.Open(ctx, dsn)
+	if err != nil {
+		return nil, err
+	}
+	a.onClose(db.Close)
+	devices, err := registry.New(ctx, db, log)
+	if err != nil {
+		return nil, err
+	}
+
+	server, err := nats.StartServer(nats.ServerOptions{
+		Dir: filepath.Join(cfg.DataDir, "nats"), MQTTListen: cfg.MQTTListen, Sync: time.Duration(cfg.JournalSync), Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.onClose(func() error { server.Close(); return nil })
+	journal, err := nats.OpenJournal(ctx, server, nats.JournalOptions{
+		MaxBytes: int64(cfg.JournalMaxBytes), MaxAge: time.Duration(cfg.JournalMaxAge), Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.onClose(func() error { journal.Close(); return nil })
+	_, newest, err := journal.Bounds(ctx)
+	if err != nil {
+		return nil, err
+	}
+
+	logMetrics := logs.NewMetrics(a.metrics)
+	ledger := logs.NewLedger(newest)
+	hub := logs.NewHub(journal, newest, ledger, logMetrics, log)
+	ingest := logs.NewIngest(logs.IngestOptions{
+		EntityField: cfg.LogsinkEntityField, Directory: devices.Directory(), Journal: journal, Ledger: ledger,
+		Quota: logs.NewQuota(cfg.DeviceLogRate, cfg.DeviceLogBurst), Metrics: logMetrics, Log: log,
+	})
+
+	connections := stream.NewRegistry(stream.Options{
+		Feed: feed{hub, log}, Devices: devices.Directory(), Log: log, Registerer: a.metrics,
+		MaxConnections: cfg.MaxStreams, MaxPerSubject: cfg.MaxStreamsPerSubject, MaxSubscriptions: cfg.MaxSubscriptionsPerStream,
+	})
+	devices.Observe(func(_ context.Context, ch registry.Change) {
+		if ch.Kind == registry.Deleted {
+			connections.DeviceDeleted(ch.Before)
+		} else {
+			hub.Update(ch.After)
+		}
+	})
+	frontend := newFrontend(cfg.FrontendVersionURL, version, log)
+	connections.Observe(frontend.announce)
+	nudger := stream.NewNudger(connections, a.metrics)
+	streams := web.NewStreams(web.StreamOptions{
+		Registry: connections, Log: log, Registerer: a.metrics, Heartbeat: time.Duration(cfg.SSEHeartbeatInterval),
+		Buffer: int(cfg.StreamBufferBytes), WriteTimeout: time.Duration(cfg.StreamWriteTimeout),
+	})
+
+	health := web.Health{
+		Database: func(ctx context.Context) (int, error) {
+			if err := db.Ping(ctx); err != nil {
+				return 0, err
+			}
+			return db.PendingMigrations(ctx)
+		},
+		Journal: journal.Ping,
+		Drain:   a.drain,
+	}
+	var sources []unit
+	if cfg.MQTTListen != "" {
+		source, err := nats.NewSource(ctx, server, nats.SourceOptions{Topic: cfg.LogsinkTopic, Log: log})
+		if err != nil {
+			return nil, err
+		}
+		a.onClose(source.Close)
+		sources = append(sources, unit{"embedded MQTT broker", func(ctx context.Context) error { return ingest.Run(ctx, source) }})
+		log.Info("MQTT broker listens", "address", cfg.MQTTListen)
+	}
+	if url := cfg.MQTTURL.Reveal(); url != "" {
+		source, err := mqtt.New(mqtt.Config{
+			URL: url, Username: cfg.MQTTUsername, Password: cfg.MQTTPassword.Reveal(), ClientID: cfg.MQTTClientID,
+			CAFile: cfg.MQTTCAFile, Topic: cfg.LogsinkTopic, Registry: a.metrics, Log: log,
+		})
+		if err != nil {
+			return nil, err
+		}
+		a.onClose(source.Close)
+		origins, err := journal.Origins(ctx, rememberedOrigins)
+		if err != nil {
+			return nil, err
+		}
+		ingest.Stored(origins)
+		health.Broker = source.Connected
+		sources = append(sources, unit{"external MQTT broker", func(ctx context.Context) error { return ingest.Run(ctx, source) }})
+	}
+	a.observeJournal(journal, devices.Directory(), len(sources) > 0)
+
+	a.web = web.New(web.Options{
+		Log: log, Registry: devices, Metrics: a.metrics, CORSOrigins: cfg.CORSOrigins,
+		Streams: streams, Connections: connections, Nudger: nudger, Health: health, DrainKey: cfg.DrainAuthKey.Reveal(),
+	})
+	public, err := a.listen("HTTP", cfg.Addr(), cfg.TLSCert, cfg.TLSKey, a.web.Handler())
+	if err != nil {
+		return nil, err
+	}
+	units := []unit{{"live delivery", hub.Run}, {"HTTP", public}}
+	if cfg.InternalListen != "" {
+		internal, err := a.listen("internal HTTP", cfg.InternalListen, "", "", a.web.Internal())
+		if err != nil {
+			return nil, err
+		}
+		units = append(units, unit{"internal HTTP", internal})
+	}
+	units = append(units,
+		unit{"drained", func(ctx context.Context) error { // stopped when the streams and sources are
+			<-ctx.Done()
+			close(a.drained)
+			return nil
+		}},
+		unit{"nudges", nudger.Run},
+		unit{"frontend version", frontend.Run},
+		unit{"event streams", func(ctx context.Context) error {
+			bye := context.AfterFunc(ctx, func() { connections.Close(goodbye) })
+			defer bye()
+			return streams.Run(ctx, time.Duration(cfg.GracefulShutdownTimeout)/2)
+		}})
+	return append(units, sources...), nil
+}
+
+// rememberedOrigins is how many of the newest batches are known again when the
+// broker repeats them after a restart. It must cover what can have been
+// unacknowledged: the source takes 512 messages at a time.
+const rememberedOrigins = 8192
+
+// goodbye asks a client to come back, not all at the same moment.
+func goodbye() *sse.Frame {
+	return sse.Retry(time.Second + time.Duration(rand.Int64N(int64(9*time.Second))))
+}
+
+// feed is stream.Feed on the hub.
+type feed struct {
+	hub *logs.Hub
+	log *slog.Logger
+}
+
+// Open implements stream.Feed. An id that is none of ours is as good as none.
+func (f feed) Open(out *sse.Outbox, resume string, before []string) stream.Reader {
+	if resume == "" {
+		return f.hub.NewReader(out, nil, nil)
+	}
+	at, err := logs.ParsePosition(resume)
+	if err != nil {
+		f.log.Info("a client came with an unknown last event id", "err", err)
+		return f.hub.NewReader(out, nil, nil)
+	}
+	return f.hub.NewReader(out, &at, before)
+}
+
+// listen opens a listener and returns what serves it.
+func (a *app) listen(name, address, cert, key string, handler http.Handler) (func(context.Context) error, error) {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("%s listener: %w", name, err)
+	}
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+	}
+	serve := func() error { return server.Serve(listener) }
+	if cert != "" {
+		pair, err := tls.LoadX509KeyPair(cert, key)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("TLS_CERT and TLS_KEY: %w", err), listener.Close())
+		}
+		server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+		serve = func() error { return server.ServeTLS(listener, "", "") }
+	}
+	a.onClose(server.Close)
+	a.log.Info(name+" listens", "address", listener.Addr().String(), "tls", cert != "")
+	return func(ctx context.Context) error {
+		ended := make(chan error, 1)
+		go func() { ended <- serve() }()
+		select {
+		case err := <-ended:
+			return err
+		case <-ctx.Done():
+		}
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(a.cfg.GracefulShutdownTimeout)/2)
+		defer cancel()
+		if err := server.Shutdown(grace); err != nil {
+			a.log.Warn("requests were cut off by the shutdown", "listener", name, "err", err)
+			_ = server.Close() // its error is of closing what is gone
+		}
+		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	}, nil
+}
+
+// observeJournal adds the gauges that are read when they are asked for.
+func (a *app) observeJournal(j *nats.Journal, d *registry.Directory, enabled bool) {
+	gauge := func(name, help string, f func() float64) {
+		a.metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f))
+	}
+	size := func() (float64, time.Time) {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		bytes, oldest, err := j.Size(ctx)
+		if err != nil {
+			return 0, time.Time{}
+		}
+		return float64(bytes), oldest
+	}
+	gauge("iot_logsink_journal_bytes", "Bytes that the journal holds.", func() float64 { b, _ := size(); return b })
+	gauge("iot_logsink_journal_age_seconds", "Age of the oldest batch in the journal.", func() float64 {
+		if _, oldest := size(); !oldest.IsZero() {
+			return time.Since(oldest).Seconds()
+		}
+		return 0
+	})
+	gauge("iot_logsink_journal_pending", "Batches given to the journal and not yet acknowledged.", func() float64 { return float64(j.Pending()) })
+	gauge("iot_logsink_live_lag", "Batches stored and not yet handed to the streams of this process.", func() float64 { return float64(j.Lag()) })
+	gauge("iot_logsink_enabled", "Whether log lines are being taken.", func() float64 {
+		if enabled {
+			return 1
+		}
+		return 0
+	})
+	gauge("iot_devices", "Devices.", func() float64 { return float64(d.Len()) })
+	gauge("iot_devices_shared_entity_ids", "Entity ids that more than one device has.", func() float64 { return float64(d.SharedEntities()) })
+}
+
+// drain shuts down, and returns when that has come as far as it can be told.
+func (a *app) drain(ctx context.Context) error {
+	select {
+	case a.stop <- struct{}{}:
+	default:
+	}
+	select {
+	case <-a.drained:
+		return nil
+	case <-ctx.Done():
+		return fleet.E(fleet.Unavailable, ctx.Err(), "The shutdown is under way")
+	}
+}

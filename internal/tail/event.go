@@ -1,0 +1,114 @@
+package tail
+
+import (
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"signalbox/internal/fleet"
+	"signalbox/internal/sse"
+)
+
+// event is what a stream brought: one of its pointers is set, or ready, or
+// bad, or err at the end of the stream; none for an event that is not ours.
+type event struct {
+	id    string        // the last event id, with this event
+	retry time.Duration // the reconnection time asked for, so far
+	size  int           // of the data, in bytes
+
+	ready    bool
+	rejected *rejection
+	logs     *logsPayload
+	gap      *gapPayload
+	bad      error // the data could not be read
+	err      error // the stream ended
+}
+
+// logsPayload is one batch of a device's lines.
+type logsPayload struct {
+	DeviceID int64             `json:"device_id"`
+	EntityID string            `json:"device_entity_id"`
+	Received string            `json:"received"`
+	Logs     []json.RawMessage `json:"logs"`
+	Meta     []lineMeta        `json:"meta"` // one for each of Logs, or none at all
+}
+
+// lineMeta is what the server recognised in a line.
+type lineMeta struct {
+	Level    *string `json:"level"`
+	Tag      *string `json:"tag"`
+	UptimeMS *int64  `json:"uptime_ms"`
+}
+
+// gapPayload says which lines of a device are missing.
+type gapPayload struct {
+	DeviceID int64  `json:"device_id"`
+	EntityID string `json:"device_entity_id"`
+	From     string `json:"from"`
+	To       string `json:"to"`
+	Count    *int64 `json:"count"` // nil if the server does not know
+	Reason   string `json:"reason"`
+}
+
+// rejection is the server's refusal of a stream.
+type rejection struct {
+	Status  int    `json:"status"`
+	Message string `json:"message"`
+}
+
+// reason returns a *lost, or a *fleet.Error if it is no use to try again.
+func (r *rejection) reason() error {
+	switch r.Status {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return fleet.E(kindOf(r.Status), nil, "The server rejected the stream: %s", escape(r.Message))
+	default:
+		return &lost{why: "the server rejected the stream: " + r.Message}
+	}
+}
+
+// read decodes the stream until it ends, which is the last event it sends, and
+// closes events. Somebody must receive until then.
+func read(dec *sse.Decoder, events chan<- event) {
+	defer close(events)
+	for {
+		msg, err := dec.Next()
+		ev := event{id: dec.LastID(), retry: dec.Retry(), size: len(msg.Data), err: err}
+		if err == nil {
+			ev.parse(msg)
+		}
+		events <- ev
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (ev *event) parse(msg sse.Message) {
+	switch msg.Name {
+	case "ready":
+		ev.ready = true
+	case "rejected":
+		ev.rejected = &rejection{}
+		// What cannot be read has no status, and is tried again.
+		_ = json.Unmarshal(msg.Data, ev.rejected)
+	case "", "message":
+		var app struct {
+			Type    string          `json:"type"`
+			Payload json.RawMessage `json:"payload"`
+		}
+		if ev.bad = json.Unmarshal(msg.Data, &app); ev.bad != nil {
+			return
+		}
+		switch app.Type {
+		case "device-logs":
+			ev.logs = &logsPayload{}
+			ev.bad = json.Unmarshal(app.Payload, ev.logs)
+		case "log-gap":
+			ev.gap = &gapPayload{}
+			ev.bad = json.Unmarshal(app.Payload, ev.gap)
+		}
+		if ev.bad != nil {
+			ev.logs, ev.gap = nil, nil
+		}
+	}
+}

@@ -1,0 +1,418 @@
+// Package tail is the client behind "signalbox tail": it follows devices over
+// the HTTP API of a Signalbox server and prints what they say, each line once.
+//
+// How it keeps that promise: the server numbers every event of a stream with
+// an id, and a reader that connects again under the same request id and tells
+// the last id it has seen continues there. A line is printed when its event
+// was decoded completely, and the id moves with it. The id speaks for all
+// devices of the stream at once, so after a reconnection nothing is printed,
+// and the id does not move, before every device that was followed is followed
+// again: a second loss in between would otherwise skip the lines of those
+// devices that were not.
+package tail
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	mathrand "math/rand/v2"
+	"net/http"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"signalbox/internal/fleet"
+	"signalbox/internal/logs"
+	"signalbox/internal/sse"
+)
+
+// Config says what to follow and how to show it.
+type Config struct {
+	Server  string   // base URL of the server; host:port alone means http
+	Token   string   // bearer token, "" for none
+	Devices []string // each a key, an entity id or a name
+	All     bool     // every device, also those made later; Devices must be empty
+
+	Level string // as logs.ParseLevel reads it: show only lines at least that severe, and those of unknown level; "" shows all
+	Grep  string // show only lines whose message matches this regular expression (RE2); "" shows all
+	JSON  bool   // print one JSON object per line
+	Color string // "auto", "always" or "never"; "" is auto: a terminal, and NO_COLOR not set
+
+	Out io.Writer // the lines and gaps
+	Err io.Writer // what befalls the connection
+
+	// HTTPClient makes the requests; nil for one of our own. Its Timeout is
+	// ignored, since a stream has no end.
+	HTTPClient *http.Client
+
+	pace pace           // zero values are replaced by those of defaultPace
+	zone *time.Location // of the times shown; nil is local
+}
+
+// pace holds every duration the client waits for.
+type pace struct {
+	idle    time.Duration // silence after which a stream counts as lost; heartbeats come every 15 s
+	call    time.Duration // for one request other than the stream
+	relist  time.Duration // between two looks for new devices
+	minWait time.Duration // before the first reconnection
+	maxWait time.Duration // between later ones
+}
+
+var defaultPace = pace{
+	idle:    45 * time.Second,
+	call:    15 * time.Second,
+	relist:  30 * time.Second,
+	minWait: 500 * time.Millisecond,
+	maxWait: 15 * time.Second,
+}
+
+func (p pace) orDefault() pace {
+	or := func(d *time.Duration, def time.Duration) {
+		if *d == 0 {
+			*d = def
+		}
+	}
+	or(&p.idle, defaultPace.idle)
+	or(&p.call, defaultPace.call)
+	or(&p.relist, defaultPace.relist)
+	or(&p.minWait, defaultPace.minWait)
+	or(&p.maxWait, defaultPace.maxWait)
+	return p
+}
+
+// backoff returns how long to wait before the attempt: doubling, up to
+// maxWait, and random in its upper half so that a crowd does not come back as one.
+func (p pace) backoff(attempt int) time.Duration {
+	d := min(p.minWait<<min(attempt, 16), p.maxWait)
+	return d/2 + mathrand.N(d/2+1)
+}
+
+const (
+	// maxAsked bounds the wait that a server can ask for.
+	maxAsked = 5 * time.Minute
+	// maxHeld bounds, in bytes, what is kept back while devices are being
+	// followed again; beyond it the stream is not read.
+	maxHeld = 8 << 20
+)
+
+// lost is why a connection ended, when another one may do better.
+type lost struct {
+	why   string
+	after time.Duration // the server asked not to be called before
+}
+
+func (l *lost) Error() string { return l.why }
+
+// Run follows the devices until ctx ends, and then returns nil; it does the
+// same when nobody reads Out any more (EPIPE). Its other errors are
+// *fleet.Error: Invalid for a mistake in cfg and for a name that several
+// devices bear, NotFound for a device that does not exist or can have no lines,
+// Unauthenticated and Forbidden when the server refuses the token, Unavailable
+// when the server cannot be reached at the start; TooMany when the server
+// keeps refusing a device that was asked for by name.
+func Run(ctx context.Context, cfg Config) error {
+	t, err := newTail(cfg)
+	if err != nil {
+		return err
+	}
+	defer t.api.close()
+	err = t.run(ctx)
+	if ctx.Err() != nil || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrClosedPipe) {
+		return nil
+	}
+	if e, ok := errors.AsType[*fleet.Error](err); ok {
+		return e
+	}
+	return err
+}
+
+// tail is one run.
+type tail struct {
+	cfg     Config
+	pace    pace
+	api     *api
+	follow  *follower
+	printer *printer
+	note    func(format string, args ...any) // one line about the connection
+
+	lastID    string        // where the next connection goes on
+	retry     time.Duration // what the stream asked to wait before a reconnection
+	progress  bool          // the present connection brought something
+	connected bool          // there has been a stream
+	lostAt    time.Time     // zero while connected
+}
+
+func newTail(cfg Config) (*tail, error) {
+	if len(cfg.Devices) == 0 && !cfg.All {
+		return nil, fleet.E(fleet.Invalid, nil, "Name at least one device, or use --all")
+	}
+	if len(cfg.Devices) > 0 && cfg.All {
+		return nil, fleet.E(fleet.Invalid, nil, "Name devices or use --all, not both")
+	}
+	level, err := parseLevel(cfg.Level)
+	if err != nil {
+		return nil, err
+	}
+	var grep *regexp.Regexp
+	if cfg.Grep != "" {
+		if grep, err = regexp.Compile(cfg.Grep); err != nil {
+			return nil, fleet.E(fleet.Invalid, err, "--grep is not a regular expression")
+		}
+	}
+	outColor, err := useColor(cfg.Color, cfg.Out)
+	if err != nil {
+		return nil, err
+	}
+	errColor, _ := useColor(cfg.Color, cfg.Err)
+	p := cfg.pace.orDefault()
+	a, err := newAPI(cfg.Server, cfg.Token, cfg.HTTPClient, p)
+	if err != nil {
+		return nil, err
+	}
+	zone := cfg.zone
+	if zone == nil {
+		zone = time.Local
+	}
+	return &tail{
+		cfg:     cfg,
+		pace:    p,
+		api:     a,
+		follow:  newFollower(a, newRequestID(), cfg.All, p),
+		printer: &printer{json: cfg.JSON, color: outColor, level: level, grep: grep, zone: zone},
+		note: func(format string, args ...any) {
+			line := escape(fmt.Sprintf(format, args...))
+			if errColor {
+				line = dim + line + reset
+			}
+			// There is nobody to tell that Err cannot be written.
+			io.WriteString(cfg.Err, line+"\n")
+		},
+	}, nil
+}
+
+// newRequestID names the stream: 32 of [a-z0-9].
+func newRequestID() string {
+	return strings.ToLower((rand.Text() + rand.Text())[:32])
+}
+
+// parseLevel reads a level's name; "" is the least severe level there is.
+func parseLevel(s string) (logs.Level, error) {
+	if s == "" {
+		return logs.Verbose, nil
+	}
+	l, ok := logs.ParseLevel(s)
+	if !ok {
+		return l, fleet.E(fleet.Invalid, nil, "Unknown level %q: use error, warn, info, debug or verbose", s)
+	}
+	return l, nil
+}
+
+func (t *tail) run(ctx context.Context) error {
+	devices, err := t.list(ctx)
+	if err != nil {
+		return err
+	}
+	if !t.cfg.All {
+		if devices, err = pick(devices, t.cfg.Devices); err != nil {
+			return err
+		}
+	} else if len(devices) == 0 {
+		t.note("there are no devices yet: waiting for the first")
+	}
+	t.follow.wanted = devices
+	t.printer.know(devices, t.cfg.All)
+
+	for attempt := 0; ; attempt++ {
+		began := time.Now()
+		t.progress, t.retry = false, 0
+		err := t.session(ctx)
+		l, again := errors.AsType[*lost](err)
+		if !again || ctx.Err() != nil {
+			return err
+		}
+		if t.lostAt.IsZero() {
+			t.lostAt = time.Now()
+			t.note("--- connection lost: %s; reconnecting ---", l.why)
+		}
+		if t.progress || time.Since(began) > t.pace.maxWait {
+			attempt = 0
+		}
+		wait := t.pace.backoff(attempt)
+		if asked := min(max(l.after, t.retry), maxAsked); asked > wait {
+			wait = asked + mathrand.N(asked/8+1)
+		}
+		if err := sleep(ctx, wait); err != nil {
+			return err
+		}
+	}
+}
+
+// list reads the devices for the first time. A server that is too busy is
+// asked again; one that cannot be reached is more likely a wrong address.
+func (t *tail) list(ctx context.Context) ([]device, error) {
+	for attempt := 0; ; attempt++ {
+		devices, err := t.api.devices(ctx)
+		r, ok := errors.AsType[*refused](err)
+		if !ok || !r.busy() {
+			return devices, err
+		}
+		if attempt == 0 {
+			t.note("--- the server is busy: %s; trying again ---", r.Error())
+		}
+		if err := sleep(ctx, max(r.after, t.pace.backoff(attempt))); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// session is one connection, from its opening to its end, whose reason it
+// returns: a *lost if another may follow.
+func (t *tail) session(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	events := make(chan event)
+	reports := make(chan report)
+	var wg sync.WaitGroup
+
+	stream, err := t.api.open(ctx, cancel, t.follow.requestID, t.lastID)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause // the watchdog, or the caller
+		}
+		cancel(nil)
+		return t.unopened(err)
+	}
+	t.connected = true
+	wg.Go(func() { read(sse.NewDecoder(stream, t.lastID), events) })
+	defer wg.Wait()
+	defer func() {
+		for range events { // lets read end
+		}
+	}()
+	defer stream.Close()
+	defer cancel(nil)
+
+	ready := false
+	settled := len(t.follow.followed) == 0 // nothing has to be followed again
+	var held []event
+	size := 0
+	for {
+		in, full := events, (<-chan struct{})(nil)
+		if size > maxHeld {
+			in, full = nil, ctx.Done()
+		}
+		select {
+		case ev := <-in:
+			switch {
+			case ev.err != nil || ev.rejected != nil:
+				if settled {
+					t.lastID = ev.id // everything up to it was taken
+				}
+				t.retry = ev.retry
+				if ev.rejected != nil {
+					return ev.rejected.reason()
+				}
+				return t.ended(ctx, ev.err)
+			case ev.ready && !ready:
+				ready = true
+				wg.Go(func() {
+					send := func(r report) {
+						select {
+						case reports <- r:
+						case <-ctx.Done():
+						}
+					}
+					if err := t.follow.run(ctx, send); err != nil {
+						cancel(err) // read ends with that cause
+					}
+				})
+			case !settled:
+				held = append(held, ev)
+				size += ev.size
+			default:
+				if err := t.take(ev); err != nil {
+					return err
+				}
+			}
+		case r := <-reports:
+			if r.notice != "" {
+				t.note("%s", r.notice)
+			}
+			if r.devices != nil {
+				t.printer.know(r.devices, t.cfg.All)
+			}
+			if !r.settled {
+				break
+			}
+			if !t.lostAt.IsZero() {
+				t.note("--- resumed after %v ---", time.Since(t.lostAt).Round(100*time.Millisecond))
+				t.lostAt = time.Time{}
+			}
+			settled = true
+			for _, ev := range held {
+				if err := t.take(ev); err != nil {
+					return err
+				}
+			}
+			held, size = nil, 0
+		case <-full:
+			return t.ended(ctx, context.Cause(ctx))
+		}
+	}
+}
+
+// take prints an event.
+func (t *tail) take(ev event) error {
+	if ev.bad != nil {
+		t.note("--- an event could not be read: %v ---", ev.bad)
+	}
+	if b := t.printer.render(ev); len(b) > 0 {
+		if _, err := t.cfg.Out.Write(b); err != nil {
+			return fleet.E(fleet.External, err, "Cannot write the output")
+		}
+	}
+	t.progress = t.progress || ev.logs != nil || ev.gap != nil
+	return nil
+}
+
+// unopened says what a connection means that did not come about.
+func (t *tail) unopened(err error) error {
+	if r, ok := errors.AsType[*refused](err); ok && r.transient() {
+		return &lost{r.Error(), r.after}
+	}
+	switch kind := fleet.KindOf(err); {
+	case kind == fleet.Unavailable, kind == fleet.External && t.connected:
+		return &lost{why: err.Error()}
+	default:
+		return err
+	}
+}
+
+// ended says what the end of a stream means.
+func (t *tail) ended(ctx context.Context, err error) error {
+	switch cause := context.Cause(ctx); {
+	case cause != nil: // we ended it, or the caller
+		return cause
+	case errors.Is(err, io.EOF):
+		return &lost{why: "the server ended the stream"}
+	case errors.Is(err, sse.ErrTooLong):
+		return fleet.E(fleet.External, err, "The server sent an event that is too long")
+	default:
+		return &lost{why: err.Error()}
+	}
+}
+
+// sleep waits, and returns the reason if ctx ends before.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
