@@ -1,0 +1,70 @@
+package e2e_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+// Nothing accepted is lost: whatever moment the process is killed at, a line
+// whose PUBACK the device has reaches every reader once and in order, one that
+// lives through the kills as well as one that comes back after all of them.
+func TestKillUnderLoad(t *testing.T) {
+	t.Run("default", func(t *testing.T) { killUnderLoad(t, start(t), 2*time.Millisecond) })
+	// Each flush holds up what came after it, so that more is under way at the
+	// moment of the kill.
+	t.Run("sync always", func(t *testing.T) { killUnderLoad(t, start(t, "JOURNAL_SYNC=always"), time.Millisecond) })
+}
+
+func killUnderLoad(t *testing.T, s *server, every time.Duration) {
+	const devices, kills = 4, 6
+	var all []device
+	for i := range devices {
+		all = append(all, s.device(fmt.Sprintf("crash-%d", i)))
+	}
+	// Before everything else each device says a line that says nothing, so
+	// that the reader which goes away has an id to come back with.
+	away := s.follow("away", all...)
+	for _, d := range all {
+		b := s.board(d)
+		b.send([]byte(fmt.Sprintf(`{"entity_id":%q,"message":"hello"}`, d.Entity)))
+		b.client.Disconnect(0)
+		away.wait("the first line arrives", func() bool { return len(away.lines[d.ID]) == 1 })
+	}
+	away.stop()
+
+	steady := s.follow("steady", all...)
+	var talkers []*talker
+	for i, d := range all {
+		talkers = append(talkers, s.talk(d, every, 1+i%3, i%2 == 1))
+	}
+	for range kills {
+		time.Sleep(200*time.Millisecond + rand.N(600*time.Millisecond)) // the moment is random: that is the test
+		s.kill()
+		s.launch()
+	}
+	time.Sleep(300 * time.Millisecond) // some more after the last one
+	for _, k := range talkers {
+		k.stop()
+	}
+	back := s.newReader("away", all...)
+	back.lastID = away.last()
+	back.start()
+	for _, k := range talkers {
+		acked, _, sent := k.state()
+		if acked < 100*k.lines {
+			t.Errorf("%s: only %d of %d lines were acknowledged: not much of a test", k.device.Entity, acked, sent)
+		}
+		t.Logf("%s: %d lines sent, %d acknowledged", k.device.Entity, sent, acked)
+		k.checkHeard(steady)
+		k.checkHeard(back)
+	}
+	steady.check()
+	back.check()
+	steady.mu.Lock()
+	defer steady.mu.Unlock()
+	if steady.opened < kills+1 {
+		t.Errorf("the steady reader had %d streams over %d kills", steady.opened, kills)
+	}
+}
