@@ -98,6 +98,57 @@ func Journal(t *testing.T, open func(*testing.T) logs.Journal) {
 			t.Errorf("err = %v; want Canceled", err)
 		}
 	})
+	check("consume gives everything in order and goes on", func(t *testing.T, j *journal) {
+		for i := range 600 {
+			j.put([]string{device(0), "", device(1)}[i%3], fmt.Sprint(i))
+		}
+		must(t, j.Trim(t.Context(), 101))
+		got := make(chan logs.Record, 2000)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			ended <- j.Consume(ctx, 50, func(page []logs.Record) error {
+				for _, r := range page {
+					got <- r
+				}
+				return nil
+			})
+		}()
+		for i := 600; i < 900; i++ {
+			j.put([]string{device(0), "", device(1)}[i%3], fmt.Sprint(i))
+		}
+		for i := 100; i < 900; i++ {
+			select {
+			case r := <-got:
+				if want := []string{device(0), "", device(1)}[i%3]; r.Seq != uint64(i+1) || r.Device != want || text(r.Body) != fmt.Sprint(i) {
+					t.Fatalf("record %d of %q: %s; want %d of %q", r.Seq, r.Device, r.Body, i+1, want)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatalf("record %d did not come", i+1)
+			}
+		}
+		cancel()
+		must(t, <-ended)
+		stop := errors.New("stop")
+		if err := j.Consume(t.Context(), 0, func([]logs.Record) error { return stop }); !errors.Is(err, stop) {
+			t.Errorf("err = %v; want emit's", err)
+		}
+	})
+	check("trim gives up what is below, and nothing else", func(t *testing.T, j *journal) {
+		for i := range 20 {
+			j.put(device(0), fmt.Sprint(i))
+		}
+		must(t, j.Trim(t.Context(), 11))
+		must(t, j.Trim(t.Context(), 5))
+		if oldest, newest, err := j.Bounds(t.Context()); err != nil || oldest != 11 || newest != 20 {
+			t.Errorf("Bounds() = %d, %d, %v; want 11, 20", oldest, newest, err)
+		}
+		must(t, j.Trim(t.Context(), 21))
+		if seq := j.put(device(0), "after"); seq != 21 {
+			t.Errorf("the next sequence is %d; want 21", seq)
+		}
+		j.replay(0, device(0), "after")
+	})
 	check("origins of the newest records are kept", func(t *testing.T, j *journal) {
 		for i := range 10 {
 			b := batch(device(0), fmt.Sprint(i))

@@ -33,6 +33,16 @@ type Journal interface {
 	// to which that is so. It stops with the error of emit, unchanged.
 	Replay(ctx context.Context, devices []string, after uint64, emit func(Page) error) (upTo uint64, err error)
 
+	// Consume reads every record after the given sequence, of devices and of none,
+	// in order, in pages, and goes on with what is appended until ctx ends; then
+	// it returns nil. A sequence that is missing between two records, or before
+	// the first, was given up by the journal. It stops with the error of emit,
+	// unchanged.
+	Consume(ctx context.Context, after uint64, emit func([]Record) error) error
+
+	// Trim gives up every record with a sequence below the given one.
+	Trim(ctx context.Context, below uint64) error
+
 	// Origins returns the origins, where they have one, of the newest n records.
 	Origins(ctx context.Context, n int) ([]string, error)
 
@@ -60,7 +70,7 @@ type Batch struct {
 type Record struct {
 	Seq    uint64
 	Prev   uint64 // the device's record before this one, 0 if none; only from Live
-	Device string
+	Device string // its key; "" for a record of no device, which only Consume gives
 	Body   Body
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"signalbox/internal/conformance"
 	"signalbox/internal/logs"
@@ -85,6 +86,36 @@ func (m *memory) Replay(ctx context.Context, devices []string, after uint64, emi
 		}
 	}
 	return upTo, nil
+}
+
+func (m *memory) Consume(ctx context.Context, after uint64, emit func([]logs.Record) error) error {
+	for {
+		m.mu.Lock()
+		var page []logs.Record
+		for _, r := range m.records {
+			if r.Seq > after && len(page) < m.page {
+				page = append(page, logs.Record{Seq: r.Seq, Device: r.Device, Body: r.Body})
+			}
+		}
+		m.mu.Unlock()
+		if len(page) > 0 {
+			if err := emit(page); err != nil {
+				return err
+			}
+			after = page[len(page)-1].Seq
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+func (m *memory) Trim(_ context.Context, below uint64) error {
+	m.forget(below)
+	return nil
 }
 
 func (m *memory) Origins(_ context.Context, n int) ([]string, error) {

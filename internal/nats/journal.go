@@ -329,6 +329,86 @@ func (j *Journal) Replay(ctx context.Context, devices []string, after uint64, em
 	return upTo, nil
 }
 
+// Consume implements logs.Journal with an ordered consumer, which the client
+// makes anew from where it was whenever the connection or the server loses it.
+func (j *Journal) Consume(ctx context.Context, after uint64, emit func([]logs.Record) error) error {
+	consumer, err := j.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: after + 1,
+	})
+	if err != nil {
+		return fleet.E(fleet.Unavailable, err, "The log journal cannot be read")
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// The client's callback fills the channel, and waits when it is full: the
+	// server then sends no more than was asked for.
+	in := make(chan jetstream.Msg, pageRecords)
+	reading, err := consumer.Consume(func(m jetstream.Msg) {
+		select {
+		case in <- m:
+		case <-ctx.Done():
+		}
+	}, jetstream.PullMaxMessagesWithBytesLimit(4*pageRecords, prefetchBytes))
+	if err != nil {
+		return fleet.E(fleet.Unavailable, err, "The log journal cannot be read")
+	}
+	defer func() {
+		cancel()
+		reading.Stop()
+		<-reading.Closed()
+	}()
+	for {
+		var page []logs.Record
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-reading.Closed():
+			return fleet.E(fleet.Unavailable, nil, "The log journal cannot be read")
+		case m := <-in:
+			if page, err = appendRecord(page, m); err != nil {
+				return err
+			}
+		}
+		for bytes, more := 0, true; more && len(page) < 4*pageRecords && bytes < pageBytes; {
+			select {
+			case m := <-in:
+				if page, err = appendRecord(page, m); err != nil {
+					return err
+				}
+				bytes += len(m.Data())
+			default:
+				more = false
+			}
+		}
+		if err := emit(page); err != nil {
+			return err
+		}
+	}
+}
+
+// appendRecord appends what the message holds to records.
+func appendRecord(records []logs.Record, m jetstream.Msg) ([]logs.Record, error) {
+	meta, err := m.Metadata()
+	if err != nil {
+		return nil, fleet.E(fleet.Unavailable, err, "The log journal cannot be read")
+	}
+	device, _ := strings.CutPrefix(m.Subject(), logsPrefix)
+	if device == m.Subject() {
+		device = "" // matched none
+	}
+	return append(records, logs.Record{Seq: meta.Sequence.Stream, Device: device, Body: m.Data()}), nil
+}
+
+// Trim implements logs.Journal.
+func (j *Journal) Trim(ctx context.Context, below uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	if err := j.stream.Purge(ctx, jetstream.WithPurgeSequence(below)); err != nil {
+		return fleet.E(fleet.Unavailable, err, "The log journal is not available")
+	}
+	return nil
+}
+
 // Origins implements logs.Journal.
 func (j *Journal) Origins(ctx context.Context, n int) ([]string, error) {
 	_, newest, err := j.Bounds(ctx)
@@ -378,15 +458,13 @@ func nextPage(ctx context.Context, c jetstream.Consumer, messages jetstream.Mess
 		case err != nil:
 			return nil, 0, failed(err)
 		}
-		meta, err := m.Metadata()
-		if err != nil {
-			return nil, 0, failed(err)
+		if records, err = appendRecord(records, m); err != nil {
+			return nil, 0, err
 		}
-		records = append(records, logs.Record{
-			Seq: meta.Sequence.Stream, Device: strings.TrimPrefix(m.Subject(), logsPrefix), Body: m.Data(),
-		})
 		bytes += len(m.Data())
-		pending = meta.NumPending
+		if meta, err := m.Metadata(); err == nil {
+			pending = meta.NumPending
+		}
 	}
 	return records, pending, nil
 }
