@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -75,10 +76,10 @@ func TestMQTT(t *testing.T) {
 		err = p.answers(bufio.NewReader(strings.NewReader(bytes)), func(k int) { n += k })
 		return n, err
 	}
-	if n, err := answers("\x20\x02\x00\x00\x40\x02\x00\x01\x40\x02\x00\x02"); n != 2 || err != io.EOF {
+	if n, err := answers("\x20\x02\x00\x00\x40\x02\x00\x01\x40\x02\x00\x02"); n != 2 || !errors.Is(err, io.EOF) {
 		t.Errorf("got %d answers, %v", n, err)
 	}
-	if _, err := answers("\x20\x02\x00\x05"); err == nil || err == io.EOF {
+	if _, err := answers("\x20\x02\x00\x05"); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("a refused connection: got %v", err)
 	}
 }
