@@ -29,6 +29,42 @@ func ParseCursor(s string) (Cursor, error) {
 	return Cursor{epoch, seq}, nil
 }
 
+// LineCursor names one line: the line with that index in the batch at Cursor.
+// It is written <epoch>-<seq>.<line>. With Line WholeBatch it stands for the
+// whole batch and is written as the Cursor alone.
+type LineCursor struct {
+	Cursor
+	Line int // from 0
+}
+
+// WholeBatch is the Line of a LineCursor that names a whole batch.
+const WholeBatch = -1
+
+// String returns <epoch>-<seq>.<line>, or <epoch>-<seq> for a whole batch.
+func (c LineCursor) String() string {
+	if c.Line == WholeBatch {
+		return c.Cursor.String()
+	}
+	return c.Cursor.String() + "." + strconv.Itoa(c.Line)
+}
+
+// ParseLineCursor reads a cursor with or without a line. Its error is fleet.Invalid.
+func ParseLineCursor(s string) (LineCursor, error) {
+	base, num, hasLine := strings.Cut(s, ".")
+	c, err := ParseCursor(base)
+	if err != nil || !hasLine {
+		return LineCursor{c, WholeBatch}, err
+	}
+	line, ok := parseSeq(num)
+	if !ok || line >= MaxLines+maxNotices {
+		return LineCursor{}, fleet.E(fleet.Invalid, nil, "Invalid cursor")
+	}
+	return LineCursor{c, int(line)}, nil
+}
+
+// maxNotices is how many lines of our own may stand behind those of a message.
+const maxNotices = 16
+
 // Position is how far a reader of several devices has come. It is one Cursor
 // for all of them, except while some are being replayed: their own places are
 // listed in Apart. It is the id of every event on a stream, so that a reader

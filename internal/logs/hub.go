@@ -18,6 +18,7 @@ import (
 // from live to lagging at any time; it never drops a line.
 type Hub struct {
 	journal Journal
+	past    Replayer
 	ledger  *Ledger
 	metrics *Metrics
 	log     *slog.Logger
@@ -58,9 +59,17 @@ const (
 	recentBytes   = 1 << 20
 )
 
-// NewHub returns a Hub over the journal, whose newest sequence is newest.
-func NewHub(journal Journal, newest uint64, ledger *Ledger, m *Metrics, log *slog.Logger) *Hub {
-	return &Hub{journal: journal, ledger: ledger, metrics: m, log: log, topics: map[string]*topic{}, seen: newest}
+// Replayer gives what was before now: the journal alone, or with the history
+// behind it.
+type Replayer interface {
+	// Replay is as in Journal.
+	Replay(ctx context.Context, devices []string, after uint64, emit func(Page) error) (upTo uint64, err error)
+}
+
+// NewHub returns a Hub over the journal, whose newest sequence is newest. What
+// a reader has missed it gets from past.
+func NewHub(journal Journal, past Replayer, newest uint64, ledger *Ledger, m *Metrics, log *slog.Logger) *Hub {
+	return &Hub{journal: journal, past: past, ledger: ledger, metrics: m, log: log, topics: map[string]*topic{}, seen: newest}
 }
 
 // Run dispatches new records until ctx ends.

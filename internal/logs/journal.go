@@ -80,6 +80,9 @@ type Page struct {
 	// Oldest is the oldest sequence the journal still held after the page was
 	// read: a record with a lower one may be missing from it.
 	Oldest uint64
+	// Lost is what is gone and stood before Records; only from a History, which
+	// looks after Oldest itself and leaves it 0.
+	Lost []Lost
 }
 
 // Body is the JSON text of a batch, a part of the event that readers receive:

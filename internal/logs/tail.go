@@ -407,7 +407,7 @@ func (r *Reader) catchUp() {
 		if !ok {
 			return
 		}
-		upTo, err := r.hub.journal.Replay(r.ctx, devices, from, r.page)
+		upTo, err := r.hub.past.Replay(r.ctx, devices, from, r.page)
 		switch {
 		case err == nil:
 			wait = shortest
@@ -526,12 +526,6 @@ type gap struct {
 	Reason   string `json:"reason"`
 }
 
-// The reasons of a gap.
-const (
-	gapRetention = "retention"     // the journal's limits
-	gapReset     = "journal-reset" // the journal is not the one the reader knew
-)
-
 // tellGaps says what the page, and the one before it, cannot hold any more.
 func (r *Reader) tellGaps(p Page) error {
 	for {
@@ -542,7 +536,7 @@ func (r *Reader) tellGaps(p Page) error {
 		told := true
 		for key, f := range r.follows {
 			if f.reading && told {
-				told = r.tellReset(f, p.Oldest) && r.tellRetention(key, f, p)
+				told = r.tellReset(f, p.Oldest) && r.tellRetention(key, f, p) && r.tellLost(key, f, p.Lost)
 			}
 		}
 		if told && len(p.Records) == 0 && p.Oldest > 0 {
@@ -563,10 +557,33 @@ func (r *Reader) tellReset(f *follow, oldest uint64) bool {
 		f.after = max(f.after, oldest-1)
 	}
 	to := Cursor{r.hub.journal.Epoch(), f.after}
-	if !r.tell(f, *f.reset, to, nil, gapReset) {
+	if !r.tell(f, *f.reset, to, nil, LostReset) {
 		return false
 	}
 	f.reset = nil
+	return true
+}
+
+// tellLost says what the history has not any more of what f is to read.
+func (r *Reader) tellLost(device string, f *follow, lost []Lost) bool {
+	for _, l := range lost {
+		from := max(f.place(), l.From)
+		if l.Device != "" && l.Device != device || l.To <= from {
+			continue
+		}
+		var count *int
+		if lines, known := r.hub.ledger.Lines(device, from, l.To); known {
+			if lines == 0 {
+				continue
+			}
+			count = &lines
+		} else if from == l.From && l.Device != "" && l.Lines > 0 {
+			count = &l.Lines
+		}
+		if !r.tell(f, Cursor{l.Epoch, from}, Cursor{l.Epoch, l.To}, count, l.Reason) {
+			return false
+		}
+	}
 	return true
 }
 
@@ -597,7 +614,7 @@ func (r *Reader) tellRetention(device string, f *follow, p Page) bool {
 		count = &missing
 	}
 	epoch := r.hub.journal.Epoch()
-	return r.tell(f, Cursor{epoch, from}, Cursor{epoch, to}, count, gapRetention)
+	return r.tell(f, Cursor{epoch, from}, Cursor{epoch, to}, count, LostRetention)
 }
 
 // tell queues a log-gap event and moves f behind the gap.

@@ -53,7 +53,7 @@ func ref(i int) fleet.DeviceRef {
 
 func newWorld(t *testing.T, seed uint64) *world {
 	w := &world{t: t, rnd: rand.New(rand.NewPCG(seed, 1)), journal: newMemory(), ledger: logs.NewLedger(0), sent: map[string]int{}}
-	w.hub = logs.NewHub(w.journal, 0, w.ledger, logs.NewMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler))
+	w.hub = logs.NewHub(w.journal, w.journal, 0, w.ledger, logs.NewMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {

@@ -409,6 +409,56 @@ func (j *Journal) Trim(ctx context.Context, below uint64) error {
 	return nil
 }
 
+// Keep gives up the oldest records for as long as the journal is larger than
+// maxBytes or they are older than maxAge, but none after the sequence held. A
+// limit of 0 is none.
+func (j *Journal) Keep(ctx context.Context, maxBytes int64, maxAge time.Duration, held uint64) error {
+	state, err := j.state(ctx)
+	if err != nil || state.Msgs == 0 {
+		return err
+	}
+	below := state.FirstSeq
+	if excess := int64(state.Bytes) - maxBytes; maxBytes > 0 && excess > 0 {
+		// By the average size; the next calls come as close as they have to.
+		below += uint64(float64(excess)/float64(state.Bytes)*float64(state.Msgs)) + 1
+	}
+	if before := time.Now().Add(-maxAge); maxAge > 0 && state.FirstTime.Before(before) {
+		first, err := j.firstSince(ctx, before, state)
+		if err != nil {
+			return err
+		}
+		below = max(below, first)
+	}
+	if below = min(below, held+1, state.LastSeq+1); below > state.FirstSeq {
+		return j.Trim(ctx, below)
+	}
+	return nil
+}
+
+// firstSince returns the sequence of the oldest record that was stored at t or
+// later.
+func (j *Journal) firstSince(ctx context.Context, t time.Time, state jetstream.StreamState) (uint64, error) {
+	if state.LastTime.Before(t) {
+		return state.LastSeq + 1, nil
+	}
+	low, high := state.FirstSeq, state.LastSeq
+	for low < high {
+		middle := low + (high-low)/2
+		m, err := j.stream.GetMsg(ctx, middle)
+		switch {
+		case errors.Is(err, jetstream.ErrMsgNotFound): // given up meanwhile
+			low = middle + 1
+		case err != nil:
+			return 0, fleet.E(fleet.Unavailable, err, "The log journal cannot be read")
+		case m.Time.Before(t):
+			low = middle + 1
+		default:
+			high = middle
+		}
+	}
+	return low, nil
+}
+
 // Origins implements logs.Journal.
 func (j *Journal) Origins(ctx context.Context, n int) ([]string, error) {
 	_, newest, err := j.Bounds(ctx)

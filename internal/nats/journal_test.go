@@ -329,7 +329,7 @@ func TestHubOverrun(t *testing.T) {
 	j := openJournal(t, s, nats.JournalOptions{})
 	defer j.Close()
 	metrics := prometheus.NewRegistry()
-	hub := logs.NewHub(j, 0, logs.NewLedger(0), logs.NewMetrics(metrics), quiet())
+	hub := logs.NewHub(j, j, 0, logs.NewLedger(0), logs.NewMetrics(metrics), quiet())
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- hub.Run(ctx) }()

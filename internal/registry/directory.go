@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"signalbox/internal/fleet"
@@ -71,6 +72,19 @@ func (d *Directory) All() []fleet.DeviceRef {
 	d.mu.RUnlock()
 	slices.SortFunc(all, byID)
 	return all
+}
+
+// KeysOfModel returns the keys of the devices of the model with that code.
+func (d *Directory) KeysOfModel(code string) (keys []string) {
+	prefix := fleet.ClientID(code, "")
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for client, id := range d.byClient {
+		if key, ok := strings.CutPrefix(client, prefix); ok && len(key) == len(d.byID[id].Key) && !strings.Contains(key, "-") {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }
 
 // Len returns the number of devices.

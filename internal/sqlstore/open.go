@@ -1,5 +1,5 @@
-// Package sqlstore keeps the registry in SQLite or PostgreSQL: one schema, one
-// set of queries, one behaviour.
+// Package sqlstore keeps the registry and the history of log lines in SQLite or
+// PostgreSQL: one schema, one set of queries, one behaviour.
 package sqlstore
 
 import (
@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,8 +28,15 @@ import (
 
 //go:generate go tool -modfile=../../tools/go.mod sqlc generate
 
-//go:embed migrations/*.sql
-var migrations embed.FS
+//go:embed migrations/*.sql history/*.sql
+var schemas embed.FS
+
+// schema is one of the two that the program has. Both may stand in one database.
+type schema struct {
+	dir     string   // of its migrations, in schemas
+	table   string   // which of them were applied
+	pragmas []string // of a SQLite file; some only take effect when it is made
+}
 
 const (
 	maxReaders  = 8  // connections that only read, SQLite
@@ -36,9 +44,8 @@ const (
 	busyTimeout = 5 * time.Second
 )
 
-// DB is an open database. It implements registry.Store.
-type DB struct {
-	queries            // outside a transaction, on the reading connections
+// database is the connections to one schema.
+type database struct {
 	write      *sql.DB // SQLite: the one writing connection
 	read       *sql.DB // SQLite: connections that cannot write; PostgreSQL: the same as write
 	migrations *goose.Provider
@@ -46,6 +53,13 @@ type DB struct {
 	// begin is run first in every transaction; it makes them serial. Empty for
 	// SQLite, whose transactions are.
 	begin string
+}
+
+// DB is an open database of devices and device models. It implements
+// registry.Store.
+type DB struct {
+	*database
+	queries // outside a transaction, on the reading connections
 }
 
 var _ registry.Store = (*DB)(nil)
@@ -60,7 +74,15 @@ const lockTransactions = "SELECT pg_advisory_xact_lock(7306087460411)"
 // SQLite's own parameters. A SQLite file is created if it is missing, readable
 // by its owner only. A schema newer than this program knows is refused.
 func Open(ctx context.Context, dsn string) (*DB, error) {
-	d, err := connect(dsn)
+	d, err := open(ctx, dsn, schema{dir: "migrations", table: goose.DefaultTablename})
+	if err != nil {
+		return nil, err
+	}
+	return &DB{d, queries{db.New(d.read)}}, nil
+}
+
+func open(ctx context.Context, dsn string, s schema) (*database, error) {
+	d, err := connect(dsn, s)
 	if err != nil {
 		return nil, err
 	}
@@ -70,32 +92,32 @@ func Open(ctx context.Context, dsn string) (*DB, error) {
 	return d, nil
 }
 
-func connect(dsn string) (*DB, error) {
+func connect(dsn string, s schema) (*database, error) {
 	scheme, rest, _ := strings.Cut(dsn, ":")
 	switch scheme {
 	case "postgres", "postgresql", "postgresql+psycopg":
-		return connectPostgres("postgresql:" + rest)
+		return connectPostgres("postgresql:"+rest, s)
 	case "sqlite":
 		// sqlite:///path is how others write an absolute path.
 		if after, ok := strings.CutPrefix(rest, "//"); ok {
 			rest = after
 		}
-		return connectSQLite(rest, "")
+		return connectSQLite(rest, "", s)
 	case "file":
 		path, params, _ := strings.Cut(rest, "?")
 		path, err := url.PathUnescape(strings.TrimPrefix(path, "//"))
 		if err != nil {
 			return nil, fmt.Errorf("database: file URI: %w", err)
 		}
-		return connectSQLite(path, params)
+		return connectSQLite(path, params, s)
 	}
 	if strings.Contains(dsn, "://") {
 		return nil, fmt.Errorf("database: %s:// is not known; use postgresql:// or a path for SQLite", scheme)
 	}
-	return connectSQLite(dsn, "")
+	return connectSQLite(dsn, "", s)
 }
 
-func connectPostgres(dsn string) (*DB, error) {
+func connectPostgres(dsn string, s schema) (*database, error) {
 	config, err := pgx.ParseConfig(dsn)
 	if err != nil {
 		return nil, fmt.Errorf("database: %w", err) // pgx leaves the password out
@@ -108,11 +130,11 @@ func connectPostgres(dsn string) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("database: %w", err), pool.Close())
 	}
-	d := &DB{queries: queries{db.New(pool)}, write: pool, read: pool, begin: lockTransactions}
-	return d.withMigrations(goose.DialectPostgres, goose.WithSessionLocker(locker))
+	d := &database{write: pool, read: pool, begin: lockTransactions}
+	return d.withMigrations(s, goose.DialectPostgres, goose.WithSessionLocker(locker))
 }
 
-func connectSQLite(path, params string) (*DB, error) {
+func connectSQLite(path, params string, s schema) (*database, error) {
 	if path == "" || strings.Contains(path, ":memory:") || strings.Contains(params, "mode=memory") {
 		return nil, errors.New("database: SQLite needs a file")
 	}
@@ -120,12 +142,12 @@ func connectSQLite(path, params string) (*DB, error) {
 		return nil, fmt.Errorf("database: %w", err)
 	}
 	open := func(extra ...string) (*sql.DB, error) {
-		q := []string{
+		q := append(slices.Clone(s.pragmas),
 			fmt.Sprintf("_pragma=busy_timeout(%d)", busyTimeout.Milliseconds()),
 			"_pragma=journal_mode(WAL)",
 			"_pragma=synchronous(FULL)", // what is announced survives a power cut
 			"_pragma=foreign_keys(1)",
-		}
+		)
 		if params != "" {
 			q = append(q, params)
 		}
@@ -142,8 +164,8 @@ func connectSQLite(path, params string) (*DB, error) {
 	}
 	read.SetMaxOpenConns(maxReaders)
 	read.SetMaxIdleConns(maxReaders)
-	d := &DB{queries: queries{db.New(read)}, write: write, read: read}
-	return d.withMigrations(goose.DialectSQLite3)
+	d := &database{write: write, read: read}
+	return d.withMigrations(s, goose.DialectSQLite3)
 }
 
 // createPrivate creates the file before SQLite does, for its owner only.
@@ -158,19 +180,19 @@ func createPrivate(path string) error {
 	return f.Close()
 }
 
-func (d *DB) withMigrations(dialect goose.Dialect, options ...goose.ProviderOption) (*DB, error) {
-	files, err := fs.Sub(migrations, "migrations")
+func (d *database) withMigrations(s schema, dialect goose.Dialect, options ...goose.ProviderOption) (*database, error) {
+	files, err := fs.Sub(schemas, s.dir)
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
-	d.migrations, err = goose.NewProvider(dialect, d.write, files, options...)
+	d.migrations, err = goose.NewProvider(dialect, d.write, files, append(options, goose.WithTableName(s.table))...)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("database migrations: %w", err), d.Close())
 	}
 	return d, nil
 }
 
-func (d *DB) migrate(ctx context.Context) error {
+func (d *database) migrate(ctx context.Context) error {
 	current, target, err := d.migrations.GetVersions(ctx)
 	if err != nil {
 		return fmt.Errorf("database: %w", err)
@@ -187,7 +209,7 @@ func (d *DB) migrate(ctx context.Context) error {
 
 // PendingMigrations returns how many migrations of this program the database
 // lacks: 0 since Open, unless somebody else changed it.
-func (d *DB) PendingMigrations(ctx context.Context) (int, error) {
+func (d *database) PendingMigrations(ctx context.Context) (int, error) {
 	status, err := d.migrations.Status(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("database: %w", err)
@@ -202,13 +224,13 @@ func (d *DB) PendingMigrations(ctx context.Context) (int, error) {
 }
 
 // Ping reports whether the database answers.
-func (d *DB) Ping(ctx context.Context) error {
+func (d *database) Ping(ctx context.Context) error {
 	var one int
 	return classify(d.read.QueryRowContext(ctx, "SELECT 1").Scan(&one))
 }
 
 // Close closes the connections. Transactions must have ended.
-func (d *DB) Close() error {
+func (d *database) Close() error {
 	if d.read == d.write {
 		return d.write.Close()
 	}

@@ -15,6 +15,11 @@ import (
 
 // Tx implements registry.Store.
 func (d *DB) Tx(ctx context.Context, f func(registry.Queries) error) error {
+	return d.tx(ctx, func(tx *sql.Tx) error { return f(queries{db.New(tx)}) })
+}
+
+// tx runs f in a transaction, which leaves nothing if f fails.
+func (d *database) tx(ctx context.Context, f func(*sql.Tx) error) error {
 	tx, err := d.write.BeginTx(ctx, nil)
 	if err != nil {
 		return classify(err)
@@ -25,7 +30,7 @@ func (d *DB) Tx(ctx context.Context, f func(registry.Queries) error) error {
 			return classify(err)
 		}
 	}
-	if err := f(queries{db.New(tx)}); err != nil {
+	if err := f(tx); err != nil {
 		return err
 	}
 	err = tx.Commit()

@@ -37,6 +37,7 @@ func TestRegistrySQLite(t *testing.T) {
 func TestPostgres(t *testing.T) {
 	p := startPostgres(t)
 	conformance.Registry(t, func(t *testing.T) registry.Store { return open(t, p.newDatabase()) })
+	t.Run("history", func(t *testing.T) { testHistory(t, func(*testing.T) string { return p.newDatabase() }) })
 	t.Run("migrations", func(t *testing.T) {
 		dsn := p.newDatabase()
 		testMigrations(t, dsn, func() *sql.DB {

@@ -1,0 +1,252 @@
+package logs
+
+import (
+	"bytes"
+	"encoding/json"
+	"math"
+	"strconv"
+	"time"
+)
+
+// Line is one log line as it is read again.
+type Line struct {
+	Cursor    LineCursor
+	Device    string // the device's key
+	Received  time.Time
+	Level     Level
+	Tag       string
+	Uptime    time.Duration // the device's time since boot, if HasUptime
+	HasUptime bool
+	Message   []byte // valid until the next line is asked for
+	template         // the document around the message
+}
+
+// AppendDoc appends the line's document, as Entry.Doc was, to dst.
+func (l *Line) AppendDoc(dst []byte) []byte {
+	dst = append(dst, docStamp...)
+	dst = l.Received.UTC().AppendFormat(dst, TimeLayout)
+	dst = append(append(dst, '"'), l.prefix...)
+	dst = appendQuoted(dst, l.Message)
+	return append(dst, l.suffix...)
+}
+
+const (
+	docStamp = `{"@timestamp":"`
+	docHead  = len(docStamp) + len(TimeLayout) + len(`"`)
+)
+
+// splitter reads the lines of bodies; it keeps its memory between them.
+type splitter struct {
+	docs   [][]byte
+	text   []byte // the message of the line, unquoted
+	around template
+}
+
+// split calls f for each line of b, in order; Cursor.Line is its index. What
+// the line holds is valid during the call. It reports false for what is no Body.
+func (s *splitter) split(device string, at Cursor, b Body, f func(*Line)) bool {
+	received := b.Received()
+	if received.IsZero() {
+		return false
+	}
+	i := bytes.Index(b, []byte(bodyLogs))
+	if i < 0 {
+		return false
+	}
+	i += len(bodyLogs)
+	s.docs = s.docs[:0]
+	for i < len(b) && b[i] == '{' {
+		end := skipValue(b, i)
+		if end < 0 {
+			return false
+		}
+		s.docs = append(s.docs, b[i:end])
+		if i = end; i < len(b) && b[i] == ',' {
+			i++
+		}
+	}
+	if i >= len(b) || b[i] != ']' {
+		return false
+	}
+	meta, hasMeta := bytes.CutPrefix(b[i+1:], []byte(`,"meta":[`))
+	for n, doc := range s.docs {
+		l := Line{Cursor: LineCursor{at, n}, Device: device, Received: received}
+		var ok bool
+		if l.template, ok = s.cutMessage(doc); !ok {
+			return false
+		}
+		l.Message = s.text
+		if hasMeta {
+			end := skipValue(meta, 0)
+			if end < 0 || !readMeta(meta[:end], &l) {
+				return false
+			}
+			if meta = meta[end:]; len(meta) > 0 {
+				meta = meta[1:]
+			}
+		}
+		f(&l)
+	}
+	return true
+}
+
+// cutMessage puts a document's message into s.text and returns what is around
+// it, without the time stamp.
+func (s *splitter) cutMessage(doc []byte) (around template, ok bool) {
+	if len(doc) < docHead || string(doc[:len(docStamp)]) != docStamp {
+		return around, false
+	}
+	for i := docHead; i+1 < len(doc) && doc[i] == ','; {
+		key := i + 1
+		colon := skipValue(doc, key)
+		if colon < 0 || colon >= len(doc) || doc[colon] != ':' {
+			return around, false
+		}
+		end := skipValue(doc, colon+1)
+		if end < 0 {
+			return around, false
+		}
+		if string(doc[key:colon]) == `"message"` {
+			s.text, ok = appendUnquoted(s.text[:0], doc[colon+1:end])
+			prefix, suffix := doc[docHead:colon+1], doc[end:]
+			if string(prefix) != s.around.prefix || string(suffix) != s.around.suffix { // mostly as the line before
+				s.around = template{string(prefix), string(suffix)}
+			}
+			return s.around, ok
+		}
+		i = end
+	}
+	return around, false
+}
+
+// skipValue returns the end of the compact JSON value that begins at b[i], or -1.
+func skipValue(b []byte, i int) int {
+	depth := 0
+	for i < len(b) {
+		switch c := b[i]; c {
+		case '"':
+			for i++; ; i++ {
+				n := bytes.IndexByte(b[i:], '"')
+				if n < 0 {
+					return -1
+				}
+				i += n
+				slashes := 0
+				for b[i-1-slashes] == '\\' {
+					slashes++
+				}
+				if slashes%2 == 0 {
+					break
+				}
+			}
+			i++
+			if depth == 0 {
+				return i
+			}
+		case '{', '[':
+			depth++
+			i++
+		case '}', ']':
+			if depth == 0 {
+				return i // the end of a number or a word
+			}
+			depth--
+			i++
+			if depth == 0 {
+				return i
+			}
+		case ',', ':':
+			if depth == 0 {
+				return i
+			}
+			i++
+		default:
+			i++
+		}
+	}
+	if depth > 0 {
+		return -1
+	}
+	return i
+}
+
+// appendUnquoted appends the text of the JSON string q, as appendQuoted wrote
+// it, to dst.
+func appendUnquoted(dst, q []byte) ([]byte, bool) {
+	if len(q) < 2 || q[0] != '"' || q[len(q)-1] != '"' {
+		return dst, false
+	}
+	q = q[1 : len(q)-1]
+	if bytes.IndexByte(q, '\\') < 0 {
+		return append(dst, q...), true
+	}
+	for len(q) > 0 {
+		if q[0] != '\\' {
+			n := bytes.IndexByte(q, '\\')
+			if n < 0 {
+				n = len(q)
+			}
+			dst = append(dst, q[:n]...)
+			q = q[n:]
+			continue
+		}
+		if len(q) < 2 {
+			return dst, false
+		}
+		switch q[1] {
+		case '"', '\\', '/':
+			dst = append(dst, q[1])
+		case 'n':
+			dst = append(dst, '\n')
+		case 'r':
+			dst = append(dst, '\r')
+		case 't':
+			dst = append(dst, '\t')
+		case 'u':
+			r, ok := unicodeEscape(q)
+			if !ok {
+				return dst, false
+			}
+			dst = append(dst, string(r)...)
+			q = q[len(`u0000`)-1:]
+		default:
+			return dst, false
+		}
+		q = q[2:]
+	}
+	return dst, true
+}
+
+// readMeta reads what appendMeta wrote.
+func readMeta(b []byte, l *Line) bool {
+	for i := 1; i < len(b)-1; {
+		colon := skipValue(b, i)
+		if colon < 0 || colon >= len(b) || b[colon] != ':' {
+			return false
+		}
+		end := skipValue(b, colon+1)
+		if end < 0 || end >= len(b) {
+			return false
+		}
+		value := b[colon+1 : end]
+		switch string(b[i:colon]) {
+		case `"level"`:
+			if len(value) < 2 {
+				return false
+			}
+			l.Level, _ = parseLevel(value[1 : len(value)-1])
+		case `"tag"`:
+			if json.Unmarshal(value, &l.Tag) != nil {
+				return false
+			}
+		case `"uptime_ms"`:
+			ms, err := strconv.ParseInt(string(value), 10, 64)
+			if err != nil || ms < 0 || ms > math.MaxInt64/int64(time.Millisecond) {
+				return false
+			}
+			l.Uptime, l.HasUptime = time.Duration(ms)*time.Millisecond, true
+		}
+		i = end + 1
+	}
+	return true
+}

@@ -1,0 +1,537 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pressly/goose/v3"
+
+	"signalbox/internal/fleet"
+	"signalbox/internal/logs"
+)
+
+// History is an open database of sealed log lines. It implements logs.Chunks.
+//
+// Its SQL is written here and not generated: which chunks are wanted depends on
+// too much for fixed queries, and the rest is few lines.
+type History struct {
+	*database
+	postgres bool
+}
+
+var _ logs.Chunks = (*History)(nil)
+
+// OpenHistory opens the history that dsn names, as Open does. In PostgreSQL it
+// may share the database of the devices; for SQLite it has a file of its own,
+// so that writing lines does not hold up anything else.
+func OpenHistory(ctx context.Context, dsn string) (*History, error) {
+	d, err := open(ctx, dsn, schema{dir: "history", table: "history_" + goose.DefaultTablename, pragmas: []string{
+		"_pragma=page_size(16384)",
+		"_pragma=auto_vacuum(2)", // incremental: Reclaim does it
+		"_pragma=cache_size(-16384)",
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return &History{d, d.read == d.write}, nil
+}
+
+// Sealed implements logs.Chunks.
+func (h *History) Sealed(ctx context.Context, epoch string) (upTo uint64, beyond map[string]uint64, err error) {
+	err = h.tx(ctx, func(tx *sql.Tx) error {
+		var number int64
+		err := tx.QueryRowContext(ctx, "SELECT number, sealed FROM log_epochs WHERE epoch = $1", epoch).Scan(&number, &upTo)
+		if errors.Is(err, sql.ErrNoRows) {
+			_, err = tx.ExecContext(ctx, "INSERT INTO log_epochs (number, epoch, sealed) SELECT COALESCE(max(number), 0) + 1, CAST($1 AS TEXT), 0 FROM log_epochs", epoch)
+			return classify(err)
+		}
+		if err != nil {
+			return classify(err)
+		}
+		beyond = map[string]uint64{}
+		rows, err := tx.QueryContext(ctx, "SELECT device, last_seq FROM log_chunks WHERE epoch = $1 AND last_seq > $2", number, upTo)
+		return each(rows, err, func() error {
+			var device string
+			var last uint64
+			if err := rows.Scan(&device, &last); err != nil {
+				return err
+			}
+			beyond[device] = max(beyond[device], last)
+			return nil
+		})
+	})
+	return upTo, beyond, err
+}
+
+// each calls f for each row and closes rows. err is what came with them.
+func each(rows *sql.Rows, err error, f func() error) error {
+	if err != nil {
+		return classify(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := f(); err != nil {
+			return classify(err)
+		}
+	}
+	return classify(rows.Err())
+}
+
+// Seal implements logs.Chunks.
+func (h *History) Seal(ctx context.Context, epoch string, upTo uint64, chunks []logs.Chunk, lost []logs.Lost) error {
+	return h.tx(ctx, func(tx *sql.Tx) error {
+		var number int64
+		if err := tx.QueryRowContext(ctx, "SELECT number FROM log_epochs WHERE epoch = $1", epoch).Scan(&number); err != nil {
+			return classify(err)
+		}
+		if err := insertChunks(ctx, tx, number, chunks); err != nil {
+			return err
+		}
+		for _, l := range lost {
+			l.EpochNumber = number
+			if err := insertLost(ctx, tx, l); err != nil {
+				return err
+			}
+		}
+		_, err := tx.ExecContext(ctx, "UPDATE log_epochs SET sealed = $1 WHERE number = $2", upTo, number)
+		return classify(err)
+	})
+}
+
+func insertChunks(ctx context.Context, tx *sql.Tx, epoch int64, chunks []logs.Chunk) error {
+	if len(chunks) == 0 {
+		return nil
+	}
+	var replaced []int64
+	for i := range chunks {
+		if chunks[i].Replaces != 0 {
+			replaced = append(replaced, chunks[i].Replaces)
+		}
+	}
+	if err := deleteChunks(ctx, tx, replaced); err != nil {
+		return err
+	}
+	var id int64
+	if err := tx.QueryRowContext(ctx, "UPDATE log_ids SET last_id = last_id + $1 WHERE name = 'chunks' RETURNING last_id", len(chunks)).Scan(&id); err != nil {
+		return classify(err)
+	}
+	id -= int64(len(chunks))
+	insert := map[string]func(...any) error{}
+	for table, columns := range map[string]string{
+		"log_chunks":  "id, device, epoch, first_seq, last_seq, least_at, most_at, lines, bytes, stored, levels",
+		"log_filters": "chunk, filter",
+		"log_data":    "chunk, data",
+	} {
+		marks := make([]string, strings.Count(columns, ",")+1)
+		for i := range marks {
+			marks[i] = fmt.Sprintf("$%d", i+1)
+		}
+		statement, err := tx.PrepareContext(ctx, "INSERT INTO "+table+" ("+columns+") VALUES ("+strings.Join(marks, ", ")+")")
+		if err != nil {
+			return classify(err)
+		}
+		defer statement.Close()
+		insert[table] = func(values ...any) error {
+			_, err := statement.ExecContext(ctx, values...)
+			return classify(err)
+		}
+	}
+	for i := range chunks {
+		c := &chunks[i]
+		id++
+		if err := insert["log_chunks"](id, c.Device, epoch, c.First, c.Last, c.Least.UnixMicro(), c.Most.UnixMicro(), c.Lines, c.Bytes, c.Stored, c.Levels); err != nil {
+			return err
+		}
+		if c.Filter != nil {
+			if err := insert["log_filters"](id, c.Filter); err != nil {
+				return err
+			}
+		}
+		if err := insert["log_data"](id, c.Data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deleteChunks deletes chunks from all three tables.
+func deleteChunks(ctx context.Context, tx *sql.Tx, ids []int64) error {
+	for part := range slices.Chunk(ids, 500) {
+		args := make([]any, len(part))
+		for i, id := range part {
+			args[i] = id
+		}
+		for _, from := range []string{"log_chunks WHERE id", "log_filters WHERE chunk", "log_data WHERE chunk"} {
+			if _, err := tx.ExecContext(ctx, "DELETE FROM "+from+" IN ("+marks(1, len(args))+")", args...); err != nil {
+				return classify(err)
+			}
+		}
+	}
+	return nil
+}
+
+// marks returns n placeholders: "$3, $4" is marks(3, 2).
+func marks(from, n int) string {
+	var b strings.Builder
+	for i := range n {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "$%d", from+i)
+	}
+	return b.String()
+}
+
+func insertLost(ctx context.Context, tx *sql.Tx, l logs.Lost) error {
+	micro := func(t time.Time) sql.NullInt64 { return sql.NullInt64{Int64: t.UnixMicro(), Valid: !t.IsZero()} }
+	_, err := tx.ExecContext(ctx, `INSERT INTO log_lost (device, epoch, from_seq, to_seq, reason, least_at, most_at, lines)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+		ON CONFLICT (device, epoch, from_seq, reason) DO UPDATE SET to_seq = excluded.to_seq, most_at = excluded.most_at, lines = excluded.lines`,
+		l.Device, l.EpochNumber, l.From, l.To, l.Reason, micro(l.Least), micro(l.Most), l.Lines)
+	return classify(err)
+}
+
+// View implements logs.Chunks.
+func (h *History) View(ctx context.Context, f func(logs.ChunkView) error) error {
+	var options *sql.TxOptions
+	if h.postgres { // SQLite's transactions are that anyway
+		options = &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
+	}
+	tx, err := h.read.BeginTx(ctx, options)
+	if err != nil {
+		return classify(err)
+	}
+	defer func() { _ = tx.Rollback() }() // nothing was written
+	return f(view{tx})
+}
+
+// view implements logs.ChunkView.
+type view struct{ tx *sql.Tx }
+
+// Epochs implements logs.ChunkView.
+func (v view) Epochs(ctx context.Context) (map[string]int64, error) {
+	epochs := map[string]int64{}
+	rows, err := v.tx.QueryContext(ctx, "SELECT epoch, number FROM log_epochs")
+	err = each(rows, err, func() error {
+		var epoch string
+		var number int64
+		if err := rows.Scan(&epoch, &number); err != nil {
+			return err
+		}
+		epochs[epoch] = number
+		return nil
+	})
+	return epochs, err
+}
+
+const infoColumns = `c.id, c.device, e.epoch, c.epoch, c.first_seq, c.last_seq, c.least_at, c.most_at, c.lines, c.bytes, c.stored, c.levels`
+
+func scanInfo(c *logs.ChunkInfo, scan func(...any) error, more ...any) error {
+	var least, most int64
+	err := scan(append([]any{&c.ID, &c.Device, &c.Epoch, &c.EpochNumber, &c.First, &c.Last, &least, &most, &c.Lines, &c.Bytes, &c.Stored, &c.Levels}, more...)...)
+	c.Least, c.Most = time.UnixMicro(least).UTC(), time.UnixMicro(most).UTC()
+	return err
+}
+
+// where gathers conditions and their arguments.
+type where struct {
+	terms []string
+	args  []any
+}
+
+// and adds a condition, in which each ? stands for the next of args.
+func (w *where) and(term string, args ...any) {
+	var b strings.Builder
+	for _, c := range term {
+		if c != '?' {
+			b.WriteRune(c)
+			continue
+		}
+		w.args = append(w.args, args[0])
+		args = args[1:]
+		fmt.Fprintf(&b, "$%d", len(w.args))
+	}
+	w.terms = append(w.terms, b.String())
+}
+
+// devices adds the condition that a column is one of them; nil is any.
+func (w *where) devices(column string, devices []string) {
+	if devices == nil {
+		return
+	}
+	if len(devices) == 0 {
+		w.and("1 = 0")
+		return
+	}
+	if len(devices) == 1 {
+		w.and(column+" = ?", devices[0])
+		return
+	}
+	args := make([]any, len(devices))
+	for i, d := range devices {
+		args[i] = d
+	}
+	w.and(column+" IN (?"+strings.Repeat(", ?", len(devices)-1)+")", args...)
+}
+
+func (w *where) String() string {
+	if len(w.terms) == 0 {
+		return ""
+	}
+	return " WHERE " + strings.Join(w.terms, " AND ")
+}
+
+// selected is the condition that a chunk is selected, and the order of List.
+func selected(q logs.ChunkQuery) (w where, order string) {
+	w.devices("c.device", q.Devices)
+	order = "c.epoch, c.first_seq"
+	if q.Backward {
+		order = "c.epoch DESC, c.last_seq DESC"
+		if q.From != (logs.Place{}) {
+			w.and("(c.epoch < ? OR c.epoch = ? AND c.first_seq <= ?)", q.From.EpochNumber, q.From.EpochNumber, q.From.Seq)
+		}
+		if q.Behind != nil {
+			w.and("(c.epoch, c.last_seq) < (?, ?)", q.Behind.EpochNumber, q.Behind.Seq)
+		}
+	} else {
+		if q.From.EpochNumber > 0 {
+			w.and("(c.epoch, c.last_seq) >= (?, ?)", q.From.EpochNumber, q.From.Seq)
+		}
+		if q.Behind != nil {
+			w.and("(c.epoch, c.first_seq) > (?, ?)", q.Behind.EpochNumber, q.Behind.Seq)
+		}
+	}
+	if !q.Start.IsZero() {
+		w.and("c.most_at >= ?", q.Start.UnixMicro())
+	}
+	if !q.End.IsZero() {
+		w.and("c.least_at <= ?", q.End.UnixMicro())
+	}
+	if q.Levels != 0 {
+		w.and("c.levels & ? <> 0", int64(q.Levels))
+	}
+	return w, order
+}
+
+// Count implements logs.ChunkView.
+func (v view) Count(ctx context.Context, q logs.ChunkQuery) (lines int64, err error) {
+	w, _ := selected(q)
+	err = v.tx.QueryRowContext(ctx, "SELECT CAST(COALESCE(sum(c.lines), 0) AS BIGINT) FROM log_chunks c"+w.String(), w.args...).Scan(&lines)
+	return lines, classify(err)
+}
+
+// List implements logs.ChunkView.
+func (v view) List(ctx context.Context, q logs.ChunkQuery, limit int) ([]logs.Chunk, error) {
+	w, order := selected(q)
+	filter, join := "NULL", ""
+	if q.Filters {
+		filter, join = "f.filter", " LEFT JOIN log_filters f ON f.chunk = c.id"
+	}
+	rows, err := v.tx.QueryContext(ctx, "SELECT "+infoColumns+", "+filter+" FROM log_chunks c JOIN log_epochs e ON e.number = c.epoch"+join+
+		w.String()+" ORDER BY "+order+fmt.Sprintf(" LIMIT %d", limit), w.args...)
+	var chunks []logs.Chunk
+	err = each(rows, err, func() error {
+		var c logs.Chunk
+		err := scanInfo(&c.ChunkInfo, rows.Scan, &c.Filter)
+		chunks = append(chunks, c)
+		return err
+	})
+	return chunks, err
+}
+
+// Newest implements logs.ChunkView.
+func (v view) Newest(ctx context.Context, epoch, device string) (c logs.ChunkInfo, ok bool, err error) {
+	row := v.tx.QueryRowContext(ctx, "SELECT "+infoColumns+` FROM log_chunks c JOIN log_epochs e ON e.number = c.epoch
+		WHERE c.device = $1 AND c.epoch = (SELECT number FROM log_epochs WHERE epoch = $2) ORDER BY c.last_seq DESC LIMIT 1`, device, epoch)
+	switch err := scanInfo(&c, row.Scan); {
+	case errors.Is(err, sql.ErrNoRows):
+		return c, false, nil
+	case err != nil:
+		return c, false, classify(err)
+	}
+	return c, true, nil
+}
+
+// Data implements logs.ChunkView.
+func (v view) Data(ctx context.Context, id int64) (data []byte, err error) {
+	err = v.tx.QueryRowContext(ctx, "SELECT data FROM log_data WHERE chunk = $1", id).Scan(&data)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, fleet.E(fleet.Internal, err, "chunk %d has no lines", id)
+	}
+	return data, classify(err)
+}
+
+// Lost implements logs.ChunkView.
+func (v view) Lost(ctx context.Context, devices []string) ([]logs.Lost, error) {
+	var w where
+	if devices != nil {
+		w.devices("l.device", append([]string{""}, devices...))
+	}
+	return listLost(ctx, v.tx, &w)
+}
+
+func listLost(ctx context.Context, tx *sql.Tx, w *where) (lost []logs.Lost, err error) {
+	rows, err := tx.QueryContext(ctx, `SELECT l.device, e.epoch, l.epoch, l.from_seq, l.to_seq, l.reason, l.least_at, l.most_at, l.lines
+		FROM log_lost l JOIN log_epochs e ON e.number = l.epoch`+w.String()+` ORDER BY l.epoch, l.from_seq, l.device`, w.args...)
+	err = each(rows, err, func() error {
+		var l logs.Lost
+		var least, most sql.NullInt64
+		if err := rows.Scan(&l.Device, &l.Epoch, &l.EpochNumber, &l.From, &l.To, &l.Reason, &least, &most, &l.Lines); err != nil {
+			return err
+		}
+		if least.Valid {
+			l.Least, l.Most = time.UnixMicro(least.Int64).UTC(), time.UnixMicro(most.Int64).UTC()
+		}
+		lost = append(lost, l)
+		return nil
+	})
+	return lost, err
+}
+
+// Expire implements logs.Chunks.
+func (h *History) Expire(ctx context.Context, devices []string, before time.Time, limit int) (logs.Usage, error) {
+	return h.delete(ctx, devices, limit, func(w *where) { w.and("c.most_at < ?", before.UnixMicro()) }, nil)
+}
+
+// Shrink implements logs.Chunks.
+func (h *History) Shrink(ctx context.Context, devices []string, bytes int64, limit int) (logs.Usage, error) {
+	return h.delete(ctx, devices, limit, func(*where) {}, func(u logs.Usage) bool { return u.Bytes >= bytes })
+}
+
+// delete deletes the oldest chunks that are selected, until enough is true.
+func (h *History) delete(ctx context.Context, devices []string, limit int, more func(*where), enough func(logs.Usage) bool) (gone logs.Usage, err error) {
+	err = h.tx(ctx, func(tx *sql.Tx) error {
+		gone = logs.Usage{}
+		var w where
+		w.devices("c.device", devices)
+		more(&w)
+		rows, err := tx.QueryContext(ctx, "SELECT "+infoColumns+" FROM log_chunks c JOIN log_epochs e ON e.number = c.epoch"+w.String()+
+			fmt.Sprintf(" ORDER BY c.most_at LIMIT %d", limit), w.args...)
+		var chunks []logs.ChunkInfo
+		err = each(rows, err, func() error {
+			var c logs.ChunkInfo
+			if err := scanInfo(&c, rows.Scan); err != nil || enough != nil && enough(gone) {
+				return err
+			}
+			gone.Chunks, gone.Lines, gone.Bytes = gone.Chunks+1, gone.Lines+int64(c.Lines), gone.Bytes+int64(c.Stored)
+			chunks = append(chunks, c)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		ids := make([]int64, len(chunks))
+		for i, c := range chunks {
+			ids[i] = c.ID
+		}
+		if err := deleteChunks(ctx, tx, ids); err != nil {
+			return err
+		}
+		return noteLost(ctx, tx, chunks)
+	})
+	return gone, err
+}
+
+// noteLost notes that chunks are gone. What is gone before everything that a
+// device still has is one entry.
+func noteLost(ctx context.Context, tx *sql.Tx, chunks []logs.ChunkInfo) error {
+	type of struct {
+		device string
+		epoch  int64
+	}
+	devices := map[of][]logs.ChunkInfo{}
+	for _, c := range chunks {
+		k := of{c.Device, c.EpochNumber}
+		devices[k] = append(devices[k], c)
+	}
+	for k, gone := range devices {
+		var kept sql.NullInt64
+		err := tx.QueryRowContext(ctx, "SELECT min(first_seq) FROM log_chunks WHERE device = $1 AND epoch = $2", k.device, k.epoch).Scan(&kept)
+		if err != nil {
+			return classify(err)
+		}
+		var w where
+		w.and("l.device = ? AND l.epoch = ? AND l.reason = ?", k.device, k.epoch, logs.LostRetention)
+		lost, err := listLost(ctx, tx, &w)
+		if err != nil {
+			return err
+		}
+		for _, c := range gone {
+			lost = append(lost, logs.Lost{Device: k.device, EpochNumber: k.epoch, From: c.First - 1, To: c.Last, Least: c.Least, Most: c.Most, Lines: c.Lines, Reason: logs.LostRetention})
+		}
+		slices.SortFunc(lost, func(a, b logs.Lost) int { return int(int64(a.From) - int64(b.From)) })
+		joined := lost[:1]
+		for _, l := range lost[1:] {
+			last := &joined[len(joined)-1]
+			if kept.Valid && l.To >= uint64(kept.Int64) {
+				joined = append(joined, l)
+				continue
+			}
+			last.To, last.Lines = l.To, last.Lines+l.Lines
+			if l.Least.Before(last.Least) {
+				last.Least = l.Least
+			}
+			if l.Most.After(last.Most) {
+				last.Most = l.Most
+			}
+		}
+		if _, err := tx.ExecContext(ctx, "DELETE FROM log_lost WHERE device = $1 AND epoch = $2 AND reason = $3", k.device, k.epoch, logs.LostRetention); err != nil {
+			return classify(err)
+		}
+		for _, l := range joined {
+			if err := insertLost(ctx, tx, l); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Forget implements logs.Chunks.
+func (h *History) Forget(ctx context.Context, device string) error {
+	return h.tx(ctx, func(tx *sql.Tx) error {
+		var ids []int64
+		rows, err := tx.QueryContext(ctx, "SELECT id FROM log_chunks WHERE device = $1", device)
+		err = each(rows, err, func() error {
+			var id int64
+			err := rows.Scan(&id)
+			ids = append(ids, id)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if err := deleteChunks(ctx, tx, ids); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, "DELETE FROM log_lost WHERE device = $1", device)
+		return classify(err)
+	})
+}
+
+// Usage implements logs.Chunks.
+func (h *History) Usage(ctx context.Context, devices []string) (u logs.Usage, err error) {
+	var w where
+	w.devices("c.device", devices)
+	var oldest sql.NullInt64
+	err = h.read.QueryRowContext(ctx, "SELECT count(*), CAST(COALESCE(sum(c.lines), 0) AS BIGINT), CAST(COALESCE(sum(c.stored), 0) AS BIGINT), min(c.least_at) FROM log_chunks c"+w.String(), w.args...).
+		Scan(&u.Chunks, &u.Lines, &u.Bytes, &oldest)
+	if oldest.Valid {
+		u.Oldest = time.UnixMicro(oldest.Int64).UTC()
+	}
+	return u, classify(err)
+}
+
+// Reclaim implements logs.Chunks. PostgreSQL does it by itself.
+func (h *History) Reclaim(ctx context.Context) error {
+	if h.postgres {
+		return nil
+	}
+	rows, err := h.write.QueryContext(ctx, "PRAGMA incremental_vacuum(512)") // 8 MiB
+	return each(rows, err, func() error { return nil })
+}
