@@ -96,9 +96,11 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		return nil, err
 	}
 	a.onClose(func() error { server.Close(); return nil })
-	journal, err := nats.OpenJournal(ctx, server, nats.JournalOptions{
-		MaxBytes: int64(cfg.JournalMaxBytes), MaxAge: time.Duration(cfg.JournalMaxAge), Log: log,
-	})
+	limits := nats.JournalOptions{MaxBytes: int64(cfg.JournalMaxBytes), MaxAge: time.Duration(cfg.JournalMaxAge), Log: log}
+	if cfg.LogsHistory != "off" { // then what is not in the history yet is kept longer, see keepJournal
+		limits = nats.JournalOptions{MaxBytes: int64(cfg.JournalDiskBytes), Log: log}
+	}
+	journal, err := nats.OpenJournal(ctx, server, limits)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +112,11 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 
 	logMetrics := logs.NewMetrics(a.metrics)
 	ledger := logs.NewLedger(newest)
-	hub := logs.NewHub(journal, newest, ledger, logMetrics, log)
+	past, history, keepers, err := a.openHistory(ctx, journal, devices)
+	if err != nil {
+		return nil, err
+	}
+	hub := logs.NewHub(journal, past, newest, ledger, logMetrics, log)
 	ingest := logs.NewIngest(logs.IngestOptions{
 		EntityField: cfg.LogsinkEntityField, Directory: devices.Directory(), Journal: journal, Ledger: ledger,
 		Quota: logs.NewQuota(cfg.DeviceLogRate, cfg.DeviceLogBurst), Metrics: logMetrics, Log: log,
@@ -176,13 +182,13 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 
 	a.web = web.New(web.Options{
 		Log: log, Registry: devices, Metrics: a.metrics, CORSOrigins: cfg.CORSOrigins,
-		Streams: streams, Connections: connections, Nudger: nudger, Health: health, DrainKey: cfg.DrainAuthKey.Reveal(),
+		History: history, Streams: streams, Connections: connections, Nudger: nudger, Health: health, DrainKey: cfg.DrainAuthKey.Reveal(),
 	})
 	public, err := a.listen("HTTP", cfg.Addr(), cfg.TLSCert, cfg.TLSKey, a.web.Handler())
 	if err != nil {
 		return nil, err
 	}
-	units := []unit{{"live delivery", hub.Run}, {"HTTP", public}}
+	units := append(keepers, unit{"live delivery", hub.Run}, unit{"HTTP", public})
 	if cfg.InternalListen != "" {
 		internal, err := a.listen("internal HTTP", cfg.InternalListen, "", "", a.web.Internal())
 		if err != nil {

@@ -54,6 +54,9 @@ func (c *checker) storage() {
 	if c.DataDir == "" {
 		c.wrong("DATA_DIR", "a directory")
 	}
+	if c.JournalDiskBytes != 0 && c.JournalDiskBytes < c.JournalMaxBytes {
+		c.wrong("JOURNAL_DISK_BYTES", "a size of at least JOURNAL_MAX_BYTES")
+	}
 	if c.DatabaseURL == "" {
 		return
 	}

@@ -29,9 +29,17 @@ type Config struct {
 	DataDir     string    `env:"DATA_DIR" default:"./data" group:"Storage" placeholder:"DIR" help:"Directory for everything Signalbox keeps: the journal and, without DATABASE_URL, the database. Made when missing."`
 	DatabaseURL SecretURL `env:"DATABASE_URL" group:"Storage" placeholder:"URL" help:"PostgreSQL, as postgres://user:password@host/name. Empty: SQLite in DATA_DIR/signalbox.db."`
 
-	JournalMaxBytes ByteSize `env:"JOURNAL_MAX_BYTES" default:"4GiB" min:"64KiB" group:"Storage" placeholder:"SIZE" help:"Size of the journal on disk at which its oldest lines go first."`
-	JournalMaxAge   Duration `env:"JOURNAL_MAX_AGE" default:"7d" min:"1s" zero:"no limit" group:"Storage" placeholder:"TIME" help:"Age at which lines leave the journal."`
+	JournalMaxBytes ByteSize `env:"JOURNAL_MAX_BYTES" default:"4GiB" min:"64KiB" group:"Storage" placeholder:"SIZE" help:"Size of the journal on disk at which its oldest lines go first, once they are in the history."`
+	JournalMaxAge   Duration `env:"JOURNAL_MAX_AGE" default:"7d" min:"1s" zero:"no limit" group:"Storage" placeholder:"TIME" help:"Age at which lines leave the journal, once they are in the history."`
 	JournalSync     Sync     `env:"JOURNAL_SYNC" default:"10s" group:"Storage" placeholder:"TIME" help:"How often the journal is forced to disk (fsync). Only a power failure or a kernel crash can lose what was not; 'always' loses nothing and is slower."`
+
+	JournalDiskBytes ByteSize `env:"JOURNAL_DISK_BYTES" default:"0" min:"64KiB" zero:"four times JOURNAL_MAX_BYTES" group:"Storage" placeholder:"SIZE" help:"Size of the journal at which even lines that are not in the history yet go. Until then the journal keeps them whatever its other limits say."`
+
+	LogsHistory      string        `env:"LOGS_HISTORY" default:"sql" oneof:"sql,off" group:"History" help:"Where lines are kept and searched after the journal: sql, which is DATA_DIR/history.db or DATABASE_URL, or off."`
+	HistoryMaxAge    Duration      `env:"HISTORY_MAX_AGE" default:"90d" min:"1m" zero:"no limit" group:"History" placeholder:"TIME" help:"Age at which lines are deleted from the history."`
+	HistoryMaxBytes  ByteSize      `env:"HISTORY_MAX_BYTES" default:"20GiB" min:"1MiB" zero:"no limit" group:"History" placeholder:"SIZE" help:"Size of the history at which its oldest lines are deleted."`
+	HistoryRetention HistoryLimits `env:"HISTORY_RETENTION" default:"{}" group:"History" placeholder:"JSON" help:"Limits of single device models beside the two above, by model code. What a model's limit leaves, the common ones still apply to."`
+	HistorySealAge   Duration      `env:"HISTORY_SEAL_AGE" default:"5m" min:"1s" max:"1h" group:"History" placeholder:"TIME" help:"Longest time that a line waits in the journal and in memory before it is moved to the history. It can be read all the while."`
 
 	Host           string `env:"HOST" default:"127.0.0.1" group:"Listeners" placeholder:"ADDRESS" help:"Address for the API and the event streams."`
 	Port           int    `env:"PORT" default:"3101" min:"0" max:"65535" group:"Listeners" placeholder:"PORT" help:"Port for the API and the event streams. 0 takes a free one, named in the log."`
@@ -76,6 +84,10 @@ func (c *Config) Addr() string { return net.JoinHostPort(c.Host, strconv.Itoa(c.
 // SQLitePath returns the database file that is used when DatabaseURL is empty.
 func (c *Config) SQLitePath() string { return filepath.Join(c.DataDir, "signalbox.db") }
 
+// HistoryPath returns the file of the history that is used when DatabaseURL is
+// empty.
+func (c *Config) HistoryPath() string { return filepath.Join(c.DataDir, "history.db") }
+
 // derive fills the settings whose default depends on others.
 func (c *Config) derive() {
 	if c.MQTTClientID == "" {
@@ -83,6 +95,9 @@ func (c *Config) derive() {
 	}
 	if c.MQTTClientID == "" {
 		c.MQTTClientID = "iotsupport-backend"
+	}
+	if c.JournalDiskBytes == 0 {
+		c.JournalDiskBytes = 4 * c.JournalMaxBytes
 	}
 	if c.DeviceLogBurst == 0 {
 		c.DeviceLogBurst = 10 * c.DeviceLogRate

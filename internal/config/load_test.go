@@ -55,6 +55,7 @@ func TestDefaultsNeedNothing(t *testing.T) {
 	e := mustLoad(t, nil, nil, nil)
 	want := Config{
 		DataDir: "./data", JournalMaxBytes: 4 << 30, JournalMaxAge: Duration(7 * 24 * time.Hour), JournalSync: Sync(10 * time.Second),
+		JournalDiskBytes: 16 << 30, LogsHistory: "sql", HistoryMaxAge: Duration(90 * 24 * time.Hour), HistoryMaxBytes: 20 << 30, HistoryRetention: HistoryLimits{}, HistorySealAge: Duration(5 * time.Minute),
 		Host: "127.0.0.1", Port: 3101, InternalListen: "127.0.0.1:3103", MQTTListen: "127.0.0.1:1883",
 		MQTTClientID: "iotsupport-backend", LogsinkTopic: "iotsupport/logsink", LogsinkEntityField: "entity_id",
 		SSEHeartbeatInterval: Duration(15 * time.Second), StreamBufferBytes: 1 << 20, StreamWriteTimeout: Duration(10 * time.Second),

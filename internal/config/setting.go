@@ -71,6 +71,8 @@ func (s setting) kind() (noun, example string) {
 		return "a URL", ""
 	case *Origins:
 		return "a JSON list of origins", `["https://example.org"]`
+	case *HistoryLimits:
+		return "a JSON object of limits", `{"relay":{"max_age":"30d","max_bytes":"2GiB"}}`
 	case *bool:
 		return "true or false", ""
 	case *int:

@@ -1,9 +1,11 @@
 package config
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net/url"
 	"strconv"
@@ -287,6 +289,45 @@ func (o Origins) String() string {
 	b, err := json.Marshal([]string(o))
 	if err != nil || o == nil {
 		return "[]"
+	}
+	return string(b)
+}
+
+// HistoryLimits are the limits of what is kept of the device models, by their
+// code. As text it is a JSON object: {"relay":{"max_age":"30d","max_bytes":"2GiB"}}.
+type HistoryLimits map[string]HistoryLimit
+
+// HistoryLimit is what is kept of one device model; 0 does not limit.
+type HistoryLimit struct {
+	MaxAge   Duration `json:"max_age,omitempty"`
+	MaxBytes ByteSize `json:"max_bytes,omitempty"`
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (l *HistoryLimits) UnmarshalText(text []byte) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	var limits map[string]HistoryLimit
+	if err := d.Decode(&limits); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("more than one JSON value")
+	}
+	for model, limit := range limits {
+		if model == "" || limit.MaxAge < 0 || limit.MaxBytes < 0 {
+			return errors.New("no model, or a negative limit")
+		}
+	}
+	*l = limits
+	return nil
+}
+
+// String returns the limits as text.
+func (l HistoryLimits) String() string {
+	b, _ := json.Marshal(l) // of strings and numbers: always marshals
+	if len(l) == 0 {
+		return "{}"
 	}
 	return string(b)
 }

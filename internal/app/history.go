@@ -1,0 +1,85 @@
+package app
+
+import (
+	"context"
+	"time"
+
+	"signalbox/internal/logs"
+	"signalbox/internal/nats"
+	"signalbox/internal/registry"
+	"signalbox/internal/sqlstore"
+)
+
+// openHistory returns where readers find what was before now, the history to be
+// queried, nil if there is none, and what keeps both in order.
+func (a *app) openHistory(ctx context.Context, journal *nats.Journal, devices *registry.Service) (logs.Replayer, logs.History, []unit, error) {
+	cfg := a.cfg
+	if cfg.LogsHistory == "off" {
+		return journal, nil, nil, nil
+	}
+	dsn := cfg.DatabaseURL.Reveal()
+	if dsn == "" {
+		dsn = cfg.HistoryPath()
+	}
+	chunks, err := sqlstore.OpenHistory(ctx, dsn)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	a.onClose(chunks.Close)
+	sealer := logs.NewSealer(journal, chunks, logs.SealerOptions{MaxAge: time.Duration(cfg.HistorySealAge)}, a.metrics, a.log)
+	store := logs.NewStore(journal, chunks, sealer, a.log)
+	models := map[string]logs.Limit{}
+	for model, l := range cfg.HistoryRetention {
+		models[model] = logs.Limit{MaxAge: time.Duration(l.MaxAge), MaxBytes: int64(l.MaxBytes)}
+	}
+	directory := devices.Directory()
+	retention := logs.NewRetention(logs.RetentionOptions{
+		Chunks: chunks, All: logs.Limit{MaxAge: time.Duration(cfg.HistoryMaxAge), MaxBytes: int64(cfg.HistoryMaxBytes)}, Models: models,
+		Devices: directory.KeysOfModel, Log: a.log,
+	}, a.metrics)
+	forget := make(chan string, 1024) // keys of deleted devices
+	devices.Observe(func(_ context.Context, ch registry.Change) {
+		if ch.Kind == registry.Deleted {
+			select {
+			case forget <- ch.Before.Key:
+			default: // then it ends with its age
+			}
+		}
+	})
+	return store, store, []unit{
+		{"history", sealer.Run},
+		{"retention", retention.Run},
+		{"journal limits", func(ctx context.Context) error { a.keepJournal(ctx, journal, sealer.Held); return nil }},
+		{"deleted devices", func(ctx context.Context) error { a.forget(ctx, chunks, forget); return nil }},
+	}, nil
+}
+
+// keepJournal keeps the journal within its limits, as far as held allows.
+func (a *app) keepJournal(ctx context.Context, journal *nats.Journal, held func() uint64) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if err := journal.Keep(ctx, int64(a.cfg.JournalMaxBytes), time.Duration(a.cfg.JournalMaxAge), held()); err != nil && ctx.Err() == nil {
+				a.log.Warn("the journal could not be kept within its limits; trying again", "err", err)
+			}
+		}
+	}
+}
+
+// forget deletes the history of deleted devices.
+func (a *app) forget(ctx context.Context, chunks logs.Chunks, keys <-chan string) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case key := <-keys:
+			if err := chunks.Forget(ctx, key); err != nil && ctx.Err() == nil {
+				a.log.Warn("the history of a deleted device could not be deleted and ends with its age", "device", key, "err", err)
+			}
+		}
+	}
+}
