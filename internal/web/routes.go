@@ -46,6 +46,9 @@ func (s *Server) routes() []route {
 		{"PUT", "/api/devices/{id}", editor, "update_device", s.updateDevice},
 		{"DELETE", "/api/devices/{id}", editor, "delete_device", s.deleteDevice},
 
+		{"GET", "/api/devices/{id}/logs", anybody, "get_device_logs", s.deviceHistory},
+		{"GET", "/api/logs", anybody, "get_logs", s.fleetHistory},
+
 		{"GET", "/api/sse/stream", anybody, "", s.openStream},
 		{"POST", "/api/device-logs/subscribe", editor, "", s.subscribe},
 		{"POST", "/api/device-logs/unsubscribe", editor, "", s.unsubscribe},

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"signalbox/internal/access"
+	"signalbox/internal/logs"
 	"signalbox/internal/registry"
 	"signalbox/internal/stream"
 )
@@ -34,6 +35,10 @@ type Options struct {
 
 	MaxBody int64 // bytes of a JSON body; 0 is DefaultMaxBody
 
+	// History answers what devices said before. Nil: there is none, and every
+	// answer is empty.
+	History logs.History
+
 	Streams     *Streams
 	Connections *stream.Registry
 	Nudger      *stream.Nudger
@@ -50,6 +55,7 @@ type Server struct {
 	origins      []string
 	maxBody      int64
 
+	history     logs.History
 	streams     *Streams
 	connections *stream.Registry
 	nudger      *stream.Nudger
@@ -70,6 +76,7 @@ func New(o Options) *Server {
 		authenticate: o.Authenticate,
 		origins:      o.CORSOrigins,
 		maxBody:      o.MaxBody,
+		history:      o.History,
 		streams:      o.Streams,
 		connections:  o.Connections,
 		nudger:       o.Nudger,
