@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 )
@@ -67,4 +68,21 @@ func killUnderLoad(t *testing.T, s *server, every time.Duration) {
 	if steady.opened < kills+1 {
 		t.Errorf("the steady reader had %d streams over %d kills", steady.opened, kills)
 	}
+}
+
+// One process owns a DATA_DIR: a second one, which would write into the journal
+// of the first, does not start. A killed owner leaves nothing that keeps the
+// next one out.
+func TestDataDirHasOneOwner(t *testing.T) {
+	owner := start(t)
+	second := prepare(t, "DATA_DIR="+owner.settings["DATA_DIR"])
+	second.spawn()
+	if code := second.awaitExit(patience); code != 1 {
+		t.Errorf("exit code %d, want 1", code)
+	}
+	if said := tailOf(second.log); !strings.Contains(said, "in use by another signalbox") {
+		t.Errorf("it said %q", said)
+	}
+	owner.kill()
+	second.launch()
 }

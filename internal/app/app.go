@@ -74,6 +74,11 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("DATA_DIR: %w", err)
 	}
+	unlock, err := lock(cfg.DataDir)
+	if err != nil {
+		return nil, fmt.Errorf("DATA_DIR: %w", err)
+	}
+	a.onClose(unlock)
 
 	dsn := cfg.DatabaseURL.Reveal()
 	if dsn == "" {
