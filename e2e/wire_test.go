@@ -228,6 +228,26 @@ func TestHTTP10(t *testing.T) {
 	}
 }
 
+// HEAD asks for the headers alone: it is answered at once, and leaves the
+// stream that is open under that id in peace.
+func TestHeadOpensNoStream(t *testing.T) {
+	s := start(t)
+	d := s.device("head")
+	r := s.raw("head", "1.1", "")
+	for r.block() != "event: ready\ndata:\n\n" {
+	}
+	s.subscribe("head", d)
+	if a := s.want(200, "HEAD", "/api/sse/stream?request_id=head", nil); a.header.Get("Content-Type") != "text/event-stream" {
+		t.Errorf("headers %v", a.header)
+	}
+	if n := s.metric(`sse_gateway_connections_total{action="connect"}`); n != 1 {
+		t.Errorf("%v streams were opened, want 1", n)
+	}
+	s.board(d).say(1)
+	for !strings.Contains(r.block(), `"message":"line 1"`) {
+	}
+}
+
 // Pages of other origins may read the answers if they are allowed to.
 func TestCORS(t *testing.T) {
 	s := start(t, `CORS_ORIGINS=["https://page.example"]`)

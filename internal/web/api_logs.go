@@ -10,6 +10,13 @@ import (
 
 // openStream opens an event stream for the caller.
 func (s *Server) openStream(w http.ResponseWriter, r *http.Request) error {
+	if r.Method == http.MethodHead {
+		// An answer to HEAD has no body (RFC 9110, section 9.3.2), and a stream
+		// is nothing else: none is opened, and none with this id replaced.
+		setStreamHeaders(w.Header())
+		w.WriteHeader(http.StatusOK)
+		return nil
+	}
 	who, _ := access.FromContext(r.Context())
 	return s.streams.serve(w, r, who)
 }
