@@ -205,3 +205,41 @@ func TestTailIntoClosedPipe(t *testing.T) {
 		t.Errorf("exit code %d, want 0", code)
 	}
 }
+
+// The demo stops the server and the fleet, also when it is told to more than
+// once: make and a person's Ctrl-C may both reach it.
+func TestDemoStopsWhatItStarted(t *testing.T) {
+	s := prepare(t)
+	demo := exec.Command(tool(t, "bash"), "../scripts/demo.sh")
+	demo.Env = []string{"PATH=" + os.Getenv("PATH"), "PROGRAM=" + program, "DEVICES=3"}
+	for name, value := range s.settings {
+		demo.Env = append(demo.Env, name+"="+value)
+	}
+	out, err := demo.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := demo.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = demo.Process.Kill() }) // if it runs still
+	lines := bufio.NewScanner(out)
+	for lines.Scan() && lines.Text() != "Ctrl-C stops both." {
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- demo.Wait() }()
+	for exited := false; !exited; {
+		_ = demo.Process.Signal(syscall.SIGTERM) // it may have ended just now
+		select {
+		case <-ended:
+			exited = true
+		case <-time.After(time.Millisecond):
+		}
+	}
+	if code := demo.ProcessState.ExitCode(); code != 143 {
+		t.Errorf("exit code %d, want 143", code)
+	}
+	if a, err := s.try(t.Context(), "GET", s.url("/health/healthz"), nil); err == nil {
+		t.Errorf("the server still runs and answers %d", a.status)
+	}
+}

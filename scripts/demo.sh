@@ -2,10 +2,12 @@
 # Starts bin/signalbox with a simulated fleet in a directory of its own, prints
 # what to open and type, and stops both on Ctrl-C.
 #   DEVICES, RATE   size of the fleet and its lines per second and device
+#   PROGRAM         another binary than bin/signalbox
 #   PORT ...        any setting of `signalbox serve`
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+program=${PROGRAM:-bin/signalbox}
 export HOST=${HOST:-127.0.0.1} PORT=${PORT:-3101} MQTT_LISTEN=${MQTT_LISTEN:-127.0.0.1:1883}
 url=http://$HOST:$PORT
 mqtt_host=${MQTT_LISTEN%:*} mqtt_port=${MQTT_LISTEN##*:}
@@ -21,7 +23,10 @@ mkdir -p "$logs"
 server='' fleet=''
 # shellcheck disable=SC2317 # called by the trap
 stop() {
-    trap - EXIT INT TERM
+    # A second signal, of an impatient person or of make, must not end this
+    # script before it has stopped both.
+    trap - EXIT
+    trap '' INT TERM HUP
     [[ -z $fleet ]] || kill "$fleet" 2>/dev/null || true
     [[ -z $fleet ]] || wait "$fleet" 2>/dev/null || true
     [[ -z $server ]] || kill "$server" 2>/dev/null || true
@@ -59,7 +64,7 @@ fi
 # With job control each gets a process group of its own, so that Ctrl-C reaches
 # this script alone, which then stops them in order.
 set -m
-bin/signalbox serve >"$logs/serve.log" 2>&1 &
+"$program" serve >"$logs/serve.log" 2>&1 &
 server=$!
 set +m
 for ((i = 0; i < 300; i++)); do
@@ -70,7 +75,7 @@ done
 answers /health/readyz || failed 'The server is not ready and was' "$logs/serve.log"
 
 set -m
-bin/signalbox sim --devices "${DEVICES:-20}" --rate "${RATE:-2}" --mqtt "mqtt://$MQTT_LISTEN" --server "$url" >"$logs/sim.log" 2>&1 &
+"$program" sim --devices "${DEVICES:-20}" --rate "${RATE:-2}" --mqtt "mqtt://$MQTT_LISTEN" --server "$url" >"$logs/sim.log" 2>&1 &
 fleet=$!
 set +m
 
