@@ -105,6 +105,27 @@ func TestCommandLine(t *testing.T) {
 	f("version", 0, `^signalbox`, "", "PORT=x") // the settings of serve are not looked at
 }
 
+// Whoever looks at the settings before the server has them learns of those that
+// do nothing as well, apart from the table.
+func TestPrintConfigWarns(t *testing.T) {
+	c := command(t, nil, "serve", "--print-config")
+	if err := os.WriteFile(filepath.Join(c.Dir, ".env"), []byte("FLASK_ENV=production\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var errs bytes.Buffer
+	c.Stderr = &errs
+	out, err := c.Output()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, &errs)
+	}
+	if got, want := errs.String(), "signalbox: setting ignored: FLASK_ENV (.env:1) has no effect\n"; got != want {
+		t.Errorf("stderr is %q, want %q", got, want)
+	}
+	if strings.Contains(string(out), "FLASK_ENV") {
+		t.Errorf("the table has it:\n%s", out)
+	}
+}
+
 // A client that is interrupted ends as a shell expects it.
 func TestInterruptedClient(t *testing.T) {
 	f := func(sig syscall.Signal, code int, args ...string) {

@@ -40,6 +40,9 @@ func (c *serveCommand) Run(ctx context.Context, command *kong.Context, term term
 		return usageError{fmt.Errorf("the settings have mistakes:\n  %s", strings.ReplaceAll(err.Error(), "\n", "\n  "))}
 	}
 	if c.PrintConfig {
+		for _, warning := range settings.Warnings {
+			fmt.Fprintln(term.err, "signalbox: setting ignored:", warning)
+		}
 		return settings.Print(term.out)
 	}
 	log := newLogger(term.err, settings.LogLevel, settings.LogFormat)
