@@ -10,7 +10,7 @@ import (
 
 type tailCommand struct {
 	Device []string `arg:"" optional:"" help:"Devices by key, entity id or name."`
-	All    bool     `help:"Follow every device, also those made later."`
+	All    bool     `help:"Follow every device, also those made later, within half a minute."`
 	Level  string   `placeholder:"LEVEL" enum:"error,warn,info,debug,verbose," default:"" help:"Show only lines at least this important: error, warn, info, debug or verbose."`
 	Grep   string   `placeholder:"REGEXP" help:"Show only lines whose message matches."`
 	JSON   bool     `name:"json" help:"Print one JSON object a line."`

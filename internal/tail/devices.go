@@ -218,12 +218,21 @@ func (f *follower) run(ctx context.Context, send func(report)) error {
 	case !f.all:
 		return nil
 	}
-	for sleep(ctx, f.pace.relist) == nil {
+	for sleep(ctx, f.pause()) == nil {
 		if err := f.refresh(ctx, send); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// pause returns how long to wait before the next look for new devices. Who has
+// none yet is making the first, and looks for its lines.
+func (f *follower) pause() time.Duration {
+	if len(f.followed) == 0 {
+		return f.pace.first
+	}
+	return f.pace.relist
 }
 
 // refresh looks for devices that came, went or can be followed by now.

@@ -303,7 +303,7 @@ func (s *sink) wait(t *testing.T, text string) {
 }
 
 // quick are waits short enough for a test.
-var quick = pace{idle: 20 * time.Second, relist: 5 * time.Millisecond, minWait: time.Millisecond, maxWait: 20 * time.Millisecond}
+var quick = pace{idle: 20 * time.Second, first: 5 * time.Millisecond, relist: 5 * time.Millisecond, minWait: time.Millisecond, maxWait: 20 * time.Millisecond}
 
 // running is a tail at work.
 type running struct {

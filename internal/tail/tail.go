@@ -57,7 +57,8 @@ type Config struct {
 type pace struct {
 	idle    time.Duration // silence after which a stream counts as lost; heartbeats come every 15 s
 	call    time.Duration // for one request other than the stream
-	relist  time.Duration // between two looks for new devices
+	first   time.Duration // between two looks for new devices while none is followed
+	relist  time.Duration // between two such looks later
 	minWait time.Duration // before the first reconnection
 	maxWait time.Duration // between later ones
 }
@@ -65,6 +66,7 @@ type pace struct {
 var defaultPace = pace{
 	idle:    45 * time.Second,
 	call:    15 * time.Second,
+	first:   time.Second,
 	relist:  30 * time.Second,
 	minWait: 500 * time.Millisecond,
 	maxWait: 15 * time.Second,
@@ -78,6 +80,7 @@ func (p pace) orDefault() pace {
 	}
 	or(&p.idle, defaultPace.idle)
 	or(&p.call, defaultPace.call)
+	or(&p.first, defaultPace.first)
 	or(&p.relist, defaultPace.relist)
 	or(&p.minWait, defaultPace.minWait)
 	or(&p.maxWait, defaultPace.maxWait)

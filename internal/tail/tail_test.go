@@ -508,7 +508,9 @@ func TestAllFollowsDevicesThatComeLater(t *testing.T) {
 
 func TestAllWaitsForTheFirstDevice(t *testing.T) {
 	s := newServer(t)
-	r := start(t, s, Config{All: true})
+	impatient := quick
+	impatient.relist = time.Hour // there is nothing yet whose lines are shown meanwhile
+	r := start(t, s, Config{All: true, pace: impatient})
 	r.err.wait(t, "no devices yet")
 	s.mu.Lock()
 	s.fleet = append(s.fleet, lamp())
