@@ -77,6 +77,17 @@ func Journal(t *testing.T, open func(*testing.T) logs.Journal) {
 		j.put("", "lost")
 		j.put(device(1), "found")
 		j.replay(0, device(1), "found")
+		var all []string
+		_, err := j.Replay(t.Context(), nil, 0, func(p logs.Page) error {
+			for _, r := range p.Records {
+				all = append(all, r.Device+" "+text(r.Body))
+			}
+			return nil
+		})
+		must(t, err)
+		if diff := cmp.Diff([]string{device(1) + " found"}, all); diff != "" {
+			t.Error(diff)
+		}
 	})
 	check("replay sees what was acknowledged before it", func(t *testing.T, j *journal) {
 		for i := range 50 {

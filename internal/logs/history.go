@@ -211,6 +211,13 @@ func (s *Store) search(ctx context.Context, v ChunkView, q Query, m *matcher, re
 	if h.epochs, err = v.Epochs(ctx); err != nil {
 		return r, err
 	}
+	if _, ok := h.epochs[s.journal.Epoch()]; !ok { // the sealer has not begun yet
+		next := int64(1)
+		for _, n := range h.epochs {
+			next = max(next, n+1)
+		}
+		h.epochs[s.journal.Epoch()] = next
+	}
 	if q.After != (LineCursor{}) {
 		if h.after, err = h.bound(q.After, math.MaxInt); err != nil {
 			return r, err
@@ -220,6 +227,11 @@ func (s *Store) search(ctx context.Context, v ChunkView, q Query, m *matcher, re
 		if h.before, err = h.bound(q.Before, -1); err != nil {
 			return r, err
 		}
+	}
+	// What came after the question would be in the answer of some devices and not
+	// of others: Complete is one place for all of them.
+	if end := (place{h.epochs[s.journal.Epoch()], newest + 1, -1}); end.compare(h.before) < 0 {
+		h.before = end
 	}
 	if !q.Start.IsZero() {
 		h.start = q.Start.UnixMicro()
@@ -379,7 +391,7 @@ func (h *search) fetch(ctx context.Context) error {
 		}
 		if !h.q.Backward {
 			cq.From = Place{h.after.epoch, h.after.seq}
-		} else if h.before.epoch != math.MaxInt64 {
+		} else {
 			cq.From = Place{h.before.epoch, h.before.seq}
 		}
 		chunks, err := h.view.List(ctx, cq, h.page)
@@ -629,27 +641,19 @@ func (s *Store) replayChunks(ctx context.Context, devices []string, after, oldes
 		}
 		slices.SortFunc(r.Lost, func(a, b Lost) int { return cmp.Compare(a.From, b.From) })
 		records := s.records(r.Lines, r.More)
-		if len(records) > 0 {
-			for at := 0; at < len(records); {
-				if err := tell(r.Lost, records[at].Seq); err != nil {
-					return 0, err
-				}
-				end := at + 1
-				for end < len(records) && !slices.ContainsFunc(r.Lost, func(l Lost) bool { return !told[l] && l.From < records[end].Seq }) {
-					end++
-				}
-				if past := slices.IndexFunc(records[at:end], func(r Record) bool { return r.Seq > sealed }); past >= 0 {
-					records, end = records[:at+past], at+past
-					r.More = false
-				}
-				if end > at {
-					if err := emit(Page{Records: records[at:end]}); err != nil {
-						return 0, err
-					}
-					from = LineCursor{Cursor{epoch, records[end-1].Seq}, WholeBatch}
-				}
-				at = end
+		for at := 0; at < len(records); {
+			if err := tell(r.Lost, records[at].Seq); err != nil {
+				return 0, err
 			}
+			end := at + 1
+			for end < len(records) && !slices.ContainsFunc(r.Lost, func(l Lost) bool { return !told[l] && l.From < records[end].Seq }) {
+				end++
+			}
+			if err := emit(Page{Records: records[at:end]}); err != nil {
+				return 0, err
+			}
+			from = LineCursor{Cursor{epoch, records[end-1].Seq}, WholeBatch}
+			at = end
 		}
 		if !r.More || len(records) == 0 {
 			if err := tell(r.Lost, math.MaxUint64); err != nil {

@@ -114,7 +114,7 @@ func (h *Hub) dispatch(rec Record) {
 	}
 	var shared *sse.Frame
 	for _, f := range t.follows {
-		if f.live && shared == nil { // live changes under h.mu only
+		if f.live && f.filter == nil && shared == nil { // live changes under h.mu only
 			shared = t.frame(rec, Position{Cursor: Cursor{h.journal.Epoch(), rec.Seq}})
 			shared.Received = rec.Body.Received()
 		}

@@ -27,7 +27,7 @@ type Journal interface {
 	// journal holds; oldest is newest+1 when it holds none.
 	Bounds(ctx context.Context) (oldest, newest uint64, err error)
 
-	// Replay reads the records of the devices (their keys) with a sequence
+	// Replay reads the records of the devices (their keys; nil: all) with a sequence
 	// after the given one, in order, in pages, until emit has had everything
 	// that the journal held when Replay was called, and returns the sequence up
 	// to which that is so. It stops with the error of emit, unchanged.

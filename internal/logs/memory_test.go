@@ -68,7 +68,7 @@ func (m *memory) Replay(ctx context.Context, devices []string, after uint64, emi
 		p := logs.Page{Oldest: m.oldest}
 		end := upTo
 		for _, r := range m.records {
-			if r.Seq > at && r.Seq <= upTo && slices.Contains(devices, r.Device) {
+			if r.Seq > at && r.Seq <= upTo && (slices.Contains(devices, r.Device) || devices == nil && r.Device != "") {
 				p.Records = append(p.Records, logs.Record{Seq: r.Seq, Device: r.Device, Body: r.Body})
 				if len(p.Records) == m.page {
 					end = r.Seq

@@ -90,6 +90,26 @@ func (s *splitter) split(device string, at Cursor, b Body, f func(*Line)) bool {
 	return true
 }
 
+// pick returns b with those lines only that keep wants, nil if there is none.
+func (s *splitter) pick(b Body, keep func(*Line) bool) Body {
+	var entries []Entry
+	whole := true
+	ok := s.split("", Cursor{}, b, func(l *Line) {
+		if keep(l) {
+			entries = append(entries, Entry{Doc: s.docs[l.Cursor.Line], Level: l.Level, Tag: l.Tag, Uptime: l.Uptime, HasUptime: l.HasUptime})
+		} else {
+			whole = false
+		}
+	})
+	switch {
+	case !ok || whole:
+		return b
+	case entries == nil:
+		return nil
+	}
+	return EncodeBody(b.Received(), entries)
+}
+
 // cutMessage puts a document's message into s.text and returns what is around
 // it, without the time stamp.
 func (s *splitter) cutMessage(doc []byte) (around template, ok bool) {

@@ -45,6 +45,13 @@ type Reader struct {
 	round   uint64              // how far its present reading of the journal has come
 	more    bool                // a follow began to lag after that reading began
 	sent    uint64              // the last id that was queued, if it was a plain cursor
+	split   splitter
+
+	// The rate of the follows that are bounded: a token bucket that holds the
+	// lines of one second.
+	rate   float64
+	tokens float64
+	filled time.Time
 }
 
 // follow is one device of one reader. Its fields change under Hub.mu and
@@ -57,6 +64,22 @@ type follow struct {
 	reading bool    // part of the reader's present round
 	after   uint64  // everything of the device up to here was offered
 	reset   *Cursor // the journal is not the one this cursor speaks of; to be told
+
+	filter  *matcher   // nil: every line
+	skip    LineCursor // the lines up to this one are known already
+	bounded bool       // lines over the reader's rate are told as a gap
+	muted   bool       // it lags because of that
+}
+
+// Want says which lines of a device a reader wants.
+type Want struct {
+	// After is the place to go on from, instead of now or of where the last
+	// connection ended. It has no effect on a device that the last connection is
+	// known to have followed. The zero LineCursor is none.
+	After  LineCursor
+	Filter Filter
+	// Bounded makes the device share the reader's rate with all others that are.
+	Bounded bool
 }
 
 // errRound ends one reading of the journal so that the next includes a follow
@@ -117,14 +140,28 @@ func (r *Reader) gather() {
 	}
 }
 
-// Follow adds a device. When it returns nil, every line that is stored from
-// then on will be delivered. Following twice is following once. Errors are of
-// kind fleet.Unavailable.
-func (r *Reader) Follow(ctx context.Context, device fleet.DeviceRef) error {
+// Follow adds a device. When it returns nil, every wanted line that is stored
+// from then on will be delivered. Following twice is following once. Errors are
+// fleet.Invalid for a filter that cannot be, and fleet.Unavailable.
+func (r *Reader) Follow(ctx context.Context, device fleet.DeviceRef, want Want) error {
 	h := r.hub
+	var filter *matcher
+	if want.Filter != (Filter{}) {
+		var err error
+		if filter, err = want.Filter.compile(); err != nil {
+			return err
+		}
+	}
 	t, err := h.open(ctx, device)
 	if err != nil {
 		return err
+	}
+	var end uint64 // of the journal
+	if r.resume != nil || want.After != (LineCursor{}) {
+		if _, end, err = h.journal.Bounds(ctx); err != nil {
+			h.release(t)
+			return err
+		}
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -134,11 +171,22 @@ func (r *Reader) Follow(ctx context.Context, device fleet.DeviceRef) error {
 		h.drop(t)
 		return nil
 	}
-	f := &follow{reader: r, topic: t, at: len(t.follows), live: true}
+	f := &follow{reader: r, topic: t, at: len(t.follows), live: true, filter: filter, bounded: want.Bounded && r.rate > 0}
 	f.after = max(h.seen, t.start)
 	t.follows = append(t.follows, f)
 	r.follows[device.Key] = f
 	r.settle()
+	_, before := r.missing[device.Key]
+	if want.After != (LineCursor{}) && !(r.known && before) {
+		delete(r.missing, device.Key)
+		p := want.After
+		if p.Line != WholeBatch && p.Seq > 0 {
+			f.skip = p
+			p.Seq-- // its batch has to be read again
+		}
+		f.goBackTo(Position{Cursor: p.Cursor}, end)
+		return nil
+	}
 	if r.resume != nil {
 		if _, used := r.resumed[device.Key]; !used {
 			if r.resumed == nil {
@@ -151,7 +199,7 @@ func (r *Reader) Follow(ctx context.Context, device fleet.DeviceRef) error {
 			case r.again <- struct{}{}:
 			default:
 			}
-			f.goBackTo(*r.resume)
+			f.goBackTo(*r.resume, end)
 			return nil
 		}
 	}
@@ -168,9 +216,9 @@ func (r *Reader) settle() {
 	}
 }
 
-// goBackTo makes a new follow lag from a place.
-func (f *follow) goBackTo(p Position) {
-	newest := f.after
+// goBackTo makes a new follow lag from a place. end is that of the journal.
+func (f *follow) goBackTo(p Position, end uint64) {
+	newest := max(f.after, end)
 	f.after = p.Of(f.topic.key)
 	if p.Epoch != f.reader.hub.journal.Epoch() {
 		f.reset = &Cursor{p.Epoch, f.after}
@@ -250,6 +298,12 @@ func (r *Reader) offer(f *follow, rec Record, shared *sse.Frame) {
 	if rec.Seq <= f.after {
 		return
 	}
+	if f.bounded && !r.take(rec.Body.Lines()) {
+		f.after = max(f.after, r.base)
+		f.muted = true
+		f.lag()
+		return
+	}
 	if !r.queue(f, rec, shared) {
 		r.fallBehind()
 	}
@@ -258,13 +312,15 @@ func (r *Reader) offer(f *follow, rec Record, shared *sse.Frame) {
 // queue offers one record of f, and moves f behind it if that succeeds. A
 // shared frame is used where its id, the record's own cursor, is right.
 func (r *Reader) queue(f *follow, rec Record, shared *sse.Frame) bool {
-	after, base, round := f.after, r.base, r.round
-	f.after = rec.Seq
-	if f.live {
-		r.base = rec.Seq
-	} else if f.reading {
-		r.round = rec.Seq
+	if f.filter != nil || f.skip.Seq == rec.Seq {
+		if rec.Body = f.pick(rec); rec.Body == nil {
+			f.pass(rec.Seq)
+			return true
+		}
+		shared = nil
 	}
+	after, base, round := f.after, r.base, r.round
+	f.pass(rec.Seq)
 	frame, at := shared, Position{Cursor: Cursor{Seq: rec.Seq}}
 	if shared == nil || r.lagging > 0 || r.apart || len(r.missing) > 0 {
 		at = r.position()
@@ -279,6 +335,91 @@ func (r *Reader) queue(f *follow, rec Record, shared *sse.Frame) bool {
 	r.noteSent(at)
 	r.apart = r.apart && at.Apart != nil
 	return true
+}
+
+// pass moves f behind a record. r.mu is held.
+func (f *follow) pass(seq uint64) {
+	f.after = seq
+	if f.live {
+		f.reader.base = seq
+	} else if f.reading {
+		f.reader.round = seq
+	}
+}
+
+// pick returns the lines of a record that f wants. r.mu is held.
+func (f *follow) pick(rec Record) Body {
+	return f.reader.split.pick(rec.Body, func(l *Line) bool {
+		if rec.Seq == f.skip.Seq && l.Cursor.Line <= f.skip.Line {
+			return false
+		}
+		return f.filter == nil || f.filter.match(l.Level, l.Tag, l.Message)
+	})
+}
+
+// Limit sets how many lines a second the follows that are bounded may have
+// together; 0 does not limit. It is for follows that are added later.
+func (r *Reader) Limit(lines int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rate, r.tokens, r.filled = float64(lines), float64(lines), time.Now()
+}
+
+// take asks for n lines of the rate. r.mu is held.
+func (r *Reader) take(n int) bool {
+	now := time.Now()
+	r.tokens = min(r.rate, r.tokens+now.Sub(r.filled).Seconds()*r.rate)
+	r.filled = now
+	if r.tokens <= 0 { // one batch may be over it
+		return false
+	}
+	r.tokens -= float64(n)
+	return true
+}
+
+// unmute tells, some time after the rate was exceeded, what the bounded follows
+// miss because of that, and moves them to where the journal is now.
+func (r *Reader) unmute() {
+	const pause = time.Second / 2
+	r.mu.Lock()
+	muted := false
+	for _, f := range r.follows {
+		muted = muted || f.muted
+	}
+	r.mu.Unlock()
+	if !muted {
+		return
+	}
+	select {
+	case <-time.After(pause):
+	case <-r.ctx.Done():
+		return
+	}
+	for told := false; !told; {
+		if r.out.Room(r.ctx) != nil {
+			return
+		}
+		r.hub.mu.Lock()
+		r.mu.Lock()
+		told = true
+		for key, f := range r.follows {
+			if !f.muted {
+				continue
+			}
+			to := max(f.after, r.hub.seen)
+			var count *int
+			if lines, known := r.hub.ledger.Lines(key, f.after, to); known {
+				count = &lines
+			}
+			epoch := r.hub.journal.Epoch()
+			if told = r.tell(f, Cursor{epoch, f.after}, Cursor{epoch, to}, count, LostRate); !told {
+				break
+			}
+			f.muted = false
+		}
+		r.mu.Unlock()
+		r.hub.mu.Unlock()
+	}
 }
 
 // miss sends one live follow back to its own last record. Hub.mu is held.
@@ -403,9 +544,13 @@ func (r *Reader) catchUp() {
 		r.gather()
 	}
 	for {
+		r.unmute()
 		devices, from, ok := r.begin()
 		if !ok {
 			return
+		}
+		if len(devices) == 0 { // all are muted
+			continue
 		}
 		upTo, err := r.hub.past.Replay(r.ctx, devices, from, r.page)
 		switch {
@@ -435,7 +580,7 @@ func (r *Reader) begin() (devices []string, from uint64, ok bool) {
 	}
 	first := true
 	for key, f := range r.follows {
-		if f.live {
+		if f.live || f.muted {
 			continue
 		}
 		if f.reading { // keep what the last round came to

@@ -103,7 +103,7 @@ func (w *world) connect(buffer int) {
 
 func (w *world) follow(d fleet.DeviceRef) {
 	c := &w.client
-	if err := c.reader.Follow(w.t.Context(), d); err != nil {
+	if err := c.reader.Follow(w.t.Context(), d, logs.Want{}); err != nil {
 		w.t.Fatal(err)
 	}
 	if c.follows[d.Key] == nil {
@@ -292,4 +292,137 @@ func history(w *world) {
 	w.settle()
 	c.reader.Close()
 	w.receive(1)
+}
+
+// A follow with a filter gets the lines that it wants, and the ids of the
+// stream still say how far it has come.
+func TestFilteredFollow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1)
+		w.connect(1 << 20)
+		say := func(d fleet.DeviceRef, messages ...string) {
+			var payload []byte
+			for _, m := range messages {
+				payload = fmt.Appendf(payload, `{"entity_id":"e","message":%q}`+"\n", m)
+			}
+			entries := logs.NewDecoder("entity_id").Decode(nil, payload, time.Now(), func(r logs.Reason) { t.Error(r) })
+			w.journal.Append(logs.Batch{Device: d.Key, Body: logs.EncodeBody(time.Now(), entries)}, func(uint64, error) {})
+			synctest.Wait()
+		}
+		heard := func() (messages []string, id string) {
+			for _, f := range w.client.out.Take(nil, 1<<20) {
+				dec := sse.NewDecoder(bytes.NewReader(f.Block()), "")
+				e, err := dec.Next()
+				id = dec.LastID()
+				if err != nil || len(e.Data) == 0 {
+					continue
+				}
+				var event struct{ Payload struct{ Logs []struct{ Message string } } }
+				if err := json.Unmarshal([]byte(e.Data), &event); err != nil {
+					t.Error(err)
+				}
+				for _, l := range event.Payload.Logs {
+					messages = append(messages, l.Message)
+				}
+			}
+			return messages, id
+		}
+		say(ref(1), "before")
+		want := logs.Want{Filter: logs.Filter{Level: logs.Warn, Pattern: "*o*"}, After: logs.LineCursor{Cursor: logs.Cursor{Epoch: "mem", Seq: 0}, Line: logs.WholeBatch}}
+		if err := w.client.reader.Follow(t.Context(), ref(1), want); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		say(ref(1), "W (1) a: no", "I (2) a: no", "E (3) a: yes", "E (4) a: oh")
+		say(ref(1), "I (5) a: no")
+		w.client.reader.Advance()
+		got, id := heard()
+		if diff := slices.Compare([]string{"before", "W (1) a: no", "E (4) a: oh"}, got); diff != 0 || id != "mem-3" {
+			t.Errorf("heard %q up to %s", got, id)
+		}
+		bad := logs.Want{Filter: logs.Filter{Regex: "("}}
+		if err := w.client.reader.Follow(t.Context(), ref(2), bad); fleet.KindOf(err) != fleet.Invalid {
+			t.Errorf("a bad regex: %v", err)
+		}
+		// From the middle of a batch.
+		half := logs.Want{After: logs.LineCursor{Cursor: logs.Cursor{Epoch: "mem", Seq: 2}, Line: 1}}
+		w.client.reader.Unfollow(ref(1).Key)
+		if err := w.client.reader.Follow(t.Context(), ref(1), half); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if got, _ := heard(); slices.Compare([]string{"E (3) a: yes", "E (4) a: oh", "I (5) a: no"}, got) != 0 {
+			t.Errorf("after line 1 of a batch: %q", got)
+		}
+		w.client.reader.Close()
+	})
+}
+
+// Bounded follows get no more lines than the rate, and are told exactly what
+// they miss; others on the stream are not held up.
+func TestBoundedFollow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 2)
+		w.connect(1 << 20)
+		w.client.reader.Limit(100)
+		for i := range 3 {
+			if err := w.client.reader.Follow(t.Context(), ref(i), logs.Want{Bounded: i > 0}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		received, missing := map[int64]int{}, map[int64]int{}
+		collect := func() {
+			synctest.Wait()
+			for _, f := range w.client.out.Take(nil, 1<<30) {
+				var event struct {
+					Type    string
+					Payload struct {
+						DeviceID int64 `json:"device_id"`
+						Logs     []json.RawMessage
+						Count    *int
+						Reason   string
+					}
+				}
+				if f.Name != "device-logs" && f.Name != "log-gap" {
+					continue
+				}
+				e, err := sse.NewDecoder(bytes.NewReader(f.Block()), "").Next()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := json.Unmarshal([]byte(e.Data), &event); err != nil {
+					t.Fatal(err)
+				}
+				p := event.Payload
+				received[p.DeviceID] += len(p.Logs)
+				if event.Type == "log-gap" {
+					if p.Reason != "rate" || p.Count == nil {
+						t.Fatalf("told %s", e.Data)
+					}
+					missing[p.DeviceID] += *p.Count
+				}
+			}
+		}
+		const seconds = 20
+		for range seconds * 100 {
+			for i := range 3 {
+				w.line(ref(i))
+			}
+			time.Sleep(10 * time.Millisecond)
+			collect()
+		}
+		time.Sleep(5 * time.Second)
+		collect()
+		for i := range 3 {
+			d := ref(i)
+			t.Logf("device %d: %d said, %d received, %d missing", i, w.sent[d.Key], received[d.ID], missing[d.ID])
+			if received[d.ID]+missing[d.ID] != w.sent[d.Key] || i == 0 && missing[d.ID] > 0 {
+				t.Errorf("device %d: %d said, %d received, %d missing", i, w.sent[d.Key], received[d.ID], missing[d.ID])
+			}
+		}
+		if n := received[1] + received[2]; n > 100*(seconds+2) || n < 100*seconds/3 {
+			t.Errorf("%d lines in %d s at 100 a second", n, seconds)
+		}
+		w.client.reader.Close()
+	})
 }

@@ -284,6 +284,9 @@ func (j *Journal) Replay(ctx context.Context, devices []string, after uint64, em
 	for i, d := range devices {
 		subjects[i] = logsPrefix + d
 	}
+	if devices == nil {
+		subjects = []string{logsPrefix + "*"}
+	}
 	create, cancel := context.WithTimeout(ctx, apiTimeout)
 	consumer, err := j.stream.CreateConsumer(create, jetstream.ConsumerConfig{
 		FilterSubjects:    subjects,
