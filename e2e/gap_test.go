@@ -29,7 +29,7 @@ func (r *reader) sum(d device) (received, missing, told int) {
 // A reader that was away for longer than the journal reaches is told exactly
 // how much it missed, and nothing about devices of which it missed nothing.
 func TestGapAfterAbsence(t *testing.T) {
-	s := start(t, "JOURNAL_MAX_BYTES=64KiB")
+	s := start(t, "LOGS_HISTORY=off", "JOURNAL_MAX_BYTES=64KiB")
 	loud, early, other := s.device("loud"), s.device("early"), s.device("other")
 	r := s.follow("r", loud, early, other)
 	a, b, c := s.board(loud), s.board(early), s.board(other)
@@ -78,7 +78,7 @@ func TestGapAfterAbsence(t *testing.T) {
 // A reader that is connected all the time but too slow is told in the same way
 // when the journal has overtaken it.
 func TestGapOfSlowReader(t *testing.T) {
-	s := start(t, "JOURNAL_MAX_BYTES=256KiB", "STREAM_BUFFER_BYTES=64KiB", "STREAM_WRITE_TIMEOUT=1m")
+	s := start(t, "LOGS_HISTORY=off", "JOURNAL_MAX_BYTES=256KiB", "STREAM_BUFFER_BYTES=64KiB", "STREAM_WRITE_TIMEOUT=1m")
 	loud, calm := s.device("loud"), s.device("calm")
 	r := s.follow("r", loud, calm)
 	a, b := s.board(loud), s.board(calm)
@@ -110,7 +110,7 @@ func TestGapOfSlowReader(t *testing.T) {
 // After a restart the server no longer knows how many lines the ones that are
 // gone were. It says that there is a gap, and that it does not know the count.
 func TestGapOfUnknownSize(t *testing.T) {
-	s := start(t, "JOURNAL_MAX_BYTES=64KiB")
+	s := start(t, "LOGS_HISTORY=off", "JOURNAL_MAX_BYTES=64KiB")
 	d := s.device("d")
 	r := s.follow("r", d)
 	b := s.board(d)

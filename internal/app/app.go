@@ -128,13 +128,16 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	})
 
 	connections := stream.NewRegistry(stream.Options{
-		Feed: feed{hub, log}, Devices: devices.Directory(), Log: log, Registerer: a.metrics,
+		Feed: feed{hub, cfg.StreamMaxRate, log}, Devices: devices.Directory(), Log: log, Registerer: a.metrics,
 		MaxConnections: cfg.MaxStreams, MaxPerSubject: cfg.MaxStreamsPerSubject, MaxSubscriptions: cfg.MaxSubscriptionsPerStream,
 	})
-	devices.Observe(func(_ context.Context, ch registry.Change) {
-		if ch.Kind == registry.Deleted {
+	devices.Observe(func(ctx context.Context, ch registry.Change) {
+		switch ch.Kind {
+		case registry.Deleted:
 			connections.DeviceDeleted(ch.Before)
-		} else {
+		case registry.Created:
+			connections.DeviceCreated(ctx, ch.After)
+		default:
 			hub.Update(ch.After)
 		}
 	})
@@ -229,21 +232,47 @@ func goodbye() *sse.Frame {
 
 // feed is stream.Feed on the hub.
 type feed struct {
-	hub *logs.Hub
-	log *slog.Logger
+	hub  *logs.Hub
+	rate int // lines per second of what is bounded
+	log  *slog.Logger
 }
 
 // Open implements stream.Feed. An id that is none of ours is as good as none.
 func (f feed) Open(out *sse.Outbox, resume string, before []string) stream.Reader {
-	if resume == "" {
-		return f.hub.NewReader(out, nil, nil)
+	var at *logs.Position
+	if resume != "" {
+		p, err := logs.ParsePosition(resume)
+		if err != nil {
+			f.log.Info("a client came with an unknown last event id", "err", err)
+			before = nil
+		} else {
+			at = &p
+		}
 	}
-	at, err := logs.ParsePosition(resume)
-	if err != nil {
-		f.log.Info("a client came with an unknown last event id", "err", err)
-		return f.hub.NewReader(out, nil, nil)
+	r := f.hub.NewReader(out, at, before)
+	r.Limit(f.rate)
+	return reader{r}
+}
+
+// reader is stream.Reader on the hub's.
+type reader struct{ *logs.Reader }
+
+// Follow implements stream.Reader.
+func (r reader) Follow(ctx context.Context, device fleet.DeviceRef, want stream.Want) error {
+	w := logs.Want{Filter: logs.Filter{Tag: want.Tag, Pattern: want.Pattern, Regex: want.Regex}, Bounded: want.Bounded}
+	if want.After != "" {
+		var err error
+		if w.After, err = logs.ParseLineCursor(want.After); err != nil {
+			return err
+		}
 	}
-	return f.hub.NewReader(out, &at, before)
+	if want.Level != "" {
+		var ok bool
+		if w.Filter.Level, ok = logs.ParseLevel(want.Level); !ok {
+			return fleet.E(fleet.Invalid, nil, "The level must be error, warn, info, debug or verbose")
+		}
+	}
+	return r.Reader.Follow(ctx, device, w)
 }
 
 // listen opens a listener and returns what serves it.

@@ -66,6 +66,7 @@ type Config struct {
 	MaxStreams                int      `env:"MAX_STREAMS" default:"20000" min:"1" max:"10000000" group:"Streams" placeholder:"N" help:"Event streams open at once."`
 	MaxStreamsPerSubject      int      `env:"MAX_STREAMS_PER_SUBJECT" default:"0" min:"0" max:"10000000" zero:"unlimited" group:"Streams" placeholder:"N" help:"Event streams open at once for one user. Without authentication everybody is one user."`
 	MaxSubscriptionsPerStream int      `env:"MAX_SUBSCRIPTIONS_PER_STREAM" default:"1000" min:"1" max:"1000000" group:"Streams" placeholder:"N" help:"Devices that one event stream may follow."`
+	StreamMaxRate             int      `env:"STREAM_MAX_RATE" default:"5000" min:"1" max:"10000000" zero:"unlimited" group:"Streams" placeholder:"N" help:"Lines per second that one event stream gets of the sets of devices it follows. What is over is told as a gap."`
 
 	BaseURL            string  `env:"BASEURL" name:"baseurl" group:"Web" placeholder:"URL" help:"Address under which people reach Signalbox, for links. Empty: made of HOST and PORT."`
 	CORSOrigins        Origins `env:"CORS_ORIGINS" name:"cors-origins" default:"[\"http://localhost:3100\"]" group:"Web" placeholder:"JSON" help:"Web pages of other origins that may call the API, as a JSON list."`

@@ -59,7 +59,7 @@ func TestDefaultsNeedNothing(t *testing.T) {
 		Host: "127.0.0.1", Port: 3101, InternalListen: "127.0.0.1:3103", MQTTListen: "127.0.0.1:1883",
 		MQTTClientID: "iotsupport-backend", LogsinkTopic: "iotsupport/logsink", LogsinkEntityField: "entity_id",
 		SSEHeartbeatInterval: Duration(15 * time.Second), StreamBufferBytes: 1 << 20, StreamWriteTimeout: Duration(10 * time.Second),
-		MaxStreams: 20000, MaxSubscriptionsPerStream: 1000,
+		MaxStreams: 20000, MaxSubscriptionsPerStream: 1000, StreamMaxRate: 5000,
 		BaseURL: "http://127.0.0.1:3101", CORSOrigins: Origins{"http://localhost:3100"},
 		GracefulShutdownTimeout: Duration(30 * time.Second), LogLevel: "info", LogFormat: "auto",
 	}

@@ -59,11 +59,12 @@ type reader struct {
 
 	mu       sync.Mutex
 	follows  map[string]bool
+	wants    []Want // of every Follow that succeeded
 	closed   bool
 	advanced int
 }
 
-func (r *reader) Follow(_ context.Context, d fleet.DeviceRef) error {
+func (r *reader) Follow(_ context.Context, d fleet.DeviceRef, want Want) error {
 	if rand.IntN(4) == 0 {
 		runtime.Gosched() // the journal is asked
 	}
@@ -80,6 +81,7 @@ func (r *reader) Follow(_ context.Context, d fleet.DeviceRef) error {
 	defer r.mu.Unlock()
 	if !r.closed {
 		r.follows[d.Key] = true
+		r.wants = append(r.wants, want)
 	}
 	return nil
 }
@@ -123,6 +125,12 @@ func (d *directory) ByID(id int64) (fleet.DeviceRef, bool) {
 	defer d.mu.RUnlock()
 	r, ok := d.byID[id]
 	return r, ok
+}
+
+func (d *directory) All() []fleet.DeviceRef {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return slices.SortedFunc(maps.Values(d.byID), func(a, b fleet.DeviceRef) int { return int(a.ID - b.ID) })
 }
 
 func (d *directory) set(r fleet.DeviceRef) {
@@ -219,7 +227,7 @@ func (w *world) open(subject, id string) *client {
 func (w *world) subscribe(c *client, devices ...int64) {
 	w.t.Helper()
 	for _, id := range devices {
-		if _, err := w.registry.Subscribe(context.Background(), c.Subject, c.RequestID, id); err != nil {
+		if _, err := w.registry.Subscribe(context.Background(), c.Subject, c.RequestID, id, Want{}); err != nil {
 			w.t.Fatal(err)
 		}
 	}

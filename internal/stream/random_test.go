@@ -68,7 +68,7 @@ func (w *worker) step() {
 		}
 	case p < 60: // subscribe to a lasting device
 		device := 1 + w.rnd.Int64N(lasting)
-		entity, err := w.registry.Subscribe(context.Background(), w.name, id, device)
+		entity, err := w.registry.Subscribe(context.Background(), w.name, id, device, Want{})
 		if c == nil {
 			w.want(err, fleet.Forbidden, "No identity binding for this SSE connection")
 			return
@@ -95,7 +95,7 @@ func (w *worker) step() {
 			delete(w.model[id], device)
 		}
 	case p < 88: // the same with devices that may go at any moment
-		if _, err := w.registry.Subscribe(context.Background(), w.name, id, w.mortalID()); err == nil {
+		if _, err := w.registry.Subscribe(context.Background(), w.name, id, w.mortalID(), Want{}); err == nil {
 			w.made.Add(1)
 		} else if kind := fleet.KindOf(err); kind != fleet.NotFound && (kind != fleet.Forbidden || c != nil) {
 			w.t.Errorf("%s: %v", id, err)
@@ -137,7 +137,7 @@ func (w *worker) crowd() {
 		device := 1 + w.rnd.Int64N(3)
 		if w.rnd.IntN(3) == 0 {
 			err = w.registry.Unsubscribe(subject, id, device)
-		} else if _, err = w.registry.Subscribe(context.Background(), subject, id, device); err == nil {
+		} else if _, err = w.registry.Subscribe(context.Background(), subject, id, device, Want{}); err == nil {
 			w.made.Add(1)
 		}
 		if kind := fleet.KindOf(err); err != nil && kind != fleet.NotFound && kind != fleet.Forbidden {

@@ -32,8 +32,9 @@ type Feed interface {
 // Reader feeds one connection.
 type Reader interface {
 	// Follow adds a device; adding it twice is adding it once. When it returns
-	// nil, every line stored from then on will come.
-	Follow(ctx context.Context, device fleet.DeviceRef) error
+	// nil, every wanted line stored from then on will come. It returns
+	// fleet.Invalid for a Want that makes no sense.
+	Follow(ctx context.Context, device fleet.DeviceRef, want Want) error
 	// Unfollow takes it away again and reports whether it was there.
 	Unfollow(deviceKey string) bool
 	// Advance lets a quiet stream know how far it has come.
@@ -42,9 +43,21 @@ type Reader interface {
 	Close()
 }
 
-// Devices finds a device by its id.
+// Want says which lines of a device a connection wants. The zero Want is all of
+// them, from now on.
+type Want struct {
+	After   string // cursor to go on from; "": from now, or where the last connection ended
+	Level   string // at least this severe; "" is any
+	Tag     string
+	Pattern string // what the message must hold, as in a query of the history
+	Regex   string
+	Bounded bool // at the connection's bounded rate
+}
+
+// Devices finds devices.
 type Devices interface {
 	ByID(id int64) (fleet.DeviceRef, bool)
+	All() []fleet.DeviceRef
 }
 
 // Options of a Registry. Limits of 0 do not limit.
@@ -106,10 +119,17 @@ type Connection struct {
 	end    func(*sse.Frame)
 	reader Reader
 
-	busy    sync.Mutex                // one subscribe or unsubscribe at a time
-	follows map[int64]fleet.DeviceRef // guarded by Registry.mu; by device id
-	awaited map[string]time.Time      // guarded by Registry.mu; what is in memory.devices and not followed again yet
-	closed  bool                      // guarded by Registry.mu
+	busy    sync.Mutex           // one subscribe or unsubscribe at a time
+	follows map[int64]followed   // guarded by Registry.mu; by device id
+	groups  []group              // guarded by Registry.mu
+	awaited map[string]time.Time // guarded by Registry.mu; what is in memory.devices and not followed again yet
+	closed  bool                 // guarded by Registry.mu
+}
+
+// followed is a device that a connection follows.
+type followed struct {
+	fleet.DeviceRef
+	want Want
 }
 
 // Send queues an event other than log lines. It reports false if the stream is
@@ -296,11 +316,11 @@ func (r *Registry) recall(c *Connection) []string {
 	return slices.AppendSeq(make([]string, 0, len(m.devices)), maps.Keys(m.devices))
 }
 
-func (r *Registry) link(c *Connection, d fleet.DeviceRef) {
+func (r *Registry) link(c *Connection, d fleet.DeviceRef, want Want) {
 	if c.follows == nil {
-		c.follows = map[int64]fleet.DeviceRef{}
+		c.follows = map[int64]followed{}
 	}
-	c.follows[d.ID] = d
+	c.follows[d.ID] = followed{d, want}
 	delete(c.awaited, d.Key)
 	if r.followers[d.ID] == nil {
 		r.followers[d.ID] = map[*Connection]struct{}{}
@@ -332,10 +352,11 @@ func (r *Registry) caller(subject, requestID string) (*Connection, error) {
 }
 
 // Subscribe makes the subject's connection follow a device, and returns the
-// device's entity id. Twice is once. Errors: NotFound for the device or its
-// entity id, Forbidden if the connection is not the subject's, TooMany at the
-// limit, Unavailable if the journal does not answer.
-func (r *Registry) Subscribe(ctx context.Context, subject, requestID string, device int64) (entityID string, err error) {
+// device's entity id. Twice is once; with another filter it replaces the first.
+// Errors: NotFound for the device or its entity id, Forbidden if the connection
+// is not the subject's, Invalid for what is wanted, TooMany at the limit,
+// Unavailable if the journal does not answer.
+func (r *Registry) Subscribe(ctx context.Context, subject, requestID string, device int64, want Want) (entityID string, err error) {
 	d, ok := r.opts.Devices.ByID(device)
 	if !ok {
 		return "", fleet.ErrNotFound("Device", device)
@@ -349,35 +370,53 @@ func (r *Registry) Subscribe(ctx context.Context, subject, requestID string, dev
 	if err != nil {
 		return "", err
 	}
-
 	c.busy.Lock()
 	defer c.busy.Unlock()
-	r.mu.Lock()
-	_, follows := c.follows[device]
-	full := r.opts.MaxSubscriptions > 0 && len(c.follows) >= r.opts.MaxSubscriptions
-	r.mu.Unlock()
-	switch {
-	case follows:
-		return d.EntityID, nil
-	case full:
-		return "", fleet.E(fleet.TooMany, nil, "A connection can follow at most %d devices", r.opts.MaxSubscriptions)
-	}
-	if err := c.reader.Follow(ctx, d); err != nil {
+	if err := r.follow(ctx, c, d, want, r.opts.MaxSubscriptions); err != nil {
 		return "", err
+	}
+	return d.EntityID, nil
+}
+
+// follow makes c follow d, if it then follows at most that many devices; 0 is
+// no limit. c.busy is held.
+func (r *Registry) follow(ctx context.Context, c *Connection, d fleet.DeviceRef, want Want, most int) error {
+	r.mu.Lock()
+	had, follows := c.follows[d.ID]
+	full := most > 0 && len(c.follows) >= most
+	r.mu.Unlock()
+	// What it wants from when is settled with the first call.
+	same := want
+	same.After = had.want.After
+	switch {
+	case follows && same == had.want:
+		return nil
+	case follows:
+		r.mu.Lock()
+		if !c.closed {
+			r.unlink(c, d.ID)
+		}
+		r.mu.Unlock()
+		c.reader.Unfollow(d.Key)
+	case full:
+		return fleet.E(fleet.TooMany, nil, "A connection can follow at most %d devices", most)
+	}
+	if err := c.reader.Follow(ctx, d, want); err != nil {
+		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	// Both may have gone while the journal was asked.
-	now, exists := r.opts.Devices.ByID(device)
+	now, exists := r.opts.Devices.ByID(d.ID)
 	switch {
 	case c.closed:
-		return "", fleet.E(fleet.Forbidden, nil, "No identity binding for this SSE connection")
+		return fleet.E(fleet.Forbidden, nil, "No identity binding for this SSE connection")
 	case !exists:
 		c.reader.Unfollow(d.Key)
-		return "", fleet.ErrNotFound("Device", device)
+		return fleet.ErrNotFound("Device", d.ID)
 	}
-	r.link(c, now)
-	return d.EntityID, nil
+	r.link(c, now, want)
+	return nil
 }
 
 // Unsubscribe ends that. It works whatever became of the device's entity id.
@@ -457,7 +496,7 @@ func (r *Registry) Subscriptions(only *int64) []Subscription {
 	r.mu.Lock()
 	add := func(id int64) {
 		for c := range r.followers[id] {
-			list = append(list, Subscription{c.follows[id], c.RequestID, c.Subject, c.Opened})
+			list = append(list, Subscription{c.follows[id].DeviceRef, c.RequestID, c.Subject, c.Opened})
 		}
 	}
 	if only != nil {

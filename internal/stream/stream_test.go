@@ -90,7 +90,7 @@ func TestNobodyTakesOver(t *testing.T) {
 	w.subscribe(anns, 1)
 	_, err := w.connect("bob", "r1", "e-7")
 	w.want(err, fleet.Forbidden, "This request_id belongs to another connection")
-	_, err = w.registry.Subscribe(t.Context(), "bob", "r1", 1)
+	_, err = w.registry.Subscribe(t.Context(), "bob", "r1", 1, Want{})
 	w.want(err, fleet.Forbidden, "Identity mismatch for SSE connection")
 	w.want(w.registry.Unsubscribe("bob", "r1", 1), fleet.Forbidden, "Identity mismatch for SSE connection")
 	if len(anns.ended()) != 0 || len(anns.reader.keys()) != 1 {
@@ -135,7 +135,7 @@ func TestSubscribe(t *testing.T) {
 	c := w.open("ann", "r1")
 	f := func(subject, id string, device int64, kind fleet.Kind, text string) {
 		t.Helper()
-		entity, err := w.registry.Subscribe(t.Context(), subject, id, device)
+		entity, err := w.registry.Subscribe(t.Context(), subject, id, device, Want{})
 		if text == "" {
 			if err != nil || entity != fmt.Sprintf("e%d", device) {
 				t.Errorf("device %d: %q, %v", device, entity, err)
@@ -192,7 +192,7 @@ func TestSubscribeMeanwhile(t *testing.T) {
 				w.feed.mu.Unlock()
 				meanwhile(w, c)
 			}
-			_, err := w.registry.Subscribe(t.Context(), "ann", "r1", 1)
+			_, err := w.registry.Subscribe(t.Context(), "ann", "r1", 1, Want{})
 			if text == "" {
 				if err != nil {
 					t.Error(err)
@@ -453,7 +453,7 @@ func TestCloseDuringEverything(t *testing.T) {
 				case begun <- struct{}{}:
 				default:
 				}
-				_, _ = w.registry.Subscribe(context.Background(), "ann", c.RequestID, int64(1+i%5))
+				_, _ = w.registry.Subscribe(context.Background(), "ann", c.RequestID, int64(1+i%5), Want{})
 				w.registry.Broadcast(sse.Heartbeat())
 				if i%2 == 0 {
 					w.registry.Disconnect(c.Connection)

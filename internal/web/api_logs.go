@@ -6,6 +6,7 @@ import (
 
 	"signalbox/internal/access"
 	"signalbox/internal/fleet"
+	"signalbox/internal/stream"
 )
 
 // openStream opens an event stream for the caller.
@@ -21,46 +22,111 @@ func (s *Server) openStream(w http.ResponseWriter, r *http.Request) error {
 	return s.streams.serve(w, r, who)
 }
 
-// subscribe makes the caller's stream follow a device.
+// subscribe makes the caller's stream follow a device, or a set of them.
 func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) error {
-	requestID, device, err := s.subscription(w, r)
+	q, err := s.subscription(w, r, true)
 	if err != nil {
 		return err
 	}
 	who, _ := access.FromContext(r.Context())
-	entityID, err := s.connections.Subscribe(r.Context(), who.Subject, requestID, device)
+	if q.set == nil {
+		entityID, err := s.connections.Subscribe(r.Context(), who.Subject, q.requestID, q.device, q.want)
+		if err != nil {
+			return err
+		}
+		s.write(w, r, http.StatusOK, map[string]string{"status": "subscribed", "device_entity_id": entityID})
+		return nil
+	}
+	q.want.Bounded = true
+	members, err := s.connections.SubscribeSet(r.Context(), who.Subject, q.requestID, *q.set, q.want)
 	if err != nil {
 		return err
 	}
-	s.write(w, r, http.StatusOK, map[string]string{"status": "subscribed", "device_entity_id": entityID})
+	devices := make([]subscribedDevice, len(members))
+	for i, d := range members {
+		devices[i] = subscribedDevice{d.ID, d.Key, textOrNull(d.EntityID)}
+	}
+	s.write(w, r, http.StatusOK, map[string]any{"status": "subscribed", "devices": devices, "count": len(devices)})
 	return nil
+}
+
+// subscribedDevice is a device of a set that was subscribed to.
+type subscribedDevice struct {
+	DeviceID       int64   `json:"device_id"`
+	DeviceKey      string  `json:"device_key"`
+	DeviceEntityID *string `json:"device_entity_id"`
 }
 
 // unsubscribe ends that.
 func (s *Server) unsubscribe(w http.ResponseWriter, r *http.Request) error {
-	requestID, device, err := s.subscription(w, r)
+	q, err := s.subscription(w, r, false)
 	if err != nil {
 		return err
 	}
 	who, _ := access.FromContext(r.Context())
-	if err := s.connections.Unsubscribe(who.Subject, requestID, device); err != nil {
+	if q.set == nil {
+		if err := s.connections.Unsubscribe(who.Subject, q.requestID, q.device); err != nil {
+			return err
+		}
+		s.write(w, r, http.StatusOK, map[string]string{"status": "unsubscribed"})
+		return nil
+	}
+	ended, err := s.connections.UnsubscribeSet(who.Subject, q.requestID, *q.set)
+	if err != nil {
 		return err
 	}
-	s.write(w, r, http.StatusOK, map[string]string{"status": "unsubscribed"})
+	s.write(w, r, http.StatusOK, map[string]any{"status": "unsubscribed", "count": ended})
 	return nil
 }
 
-// subscription reads the body of both.
-func (s *Server) subscription(w http.ResponseWriter, r *http.Request) (requestID string, device int64, err error) {
+// subscriptionRequest is the body of both: device_id, or else device_ids,
+// model_id or all.
+type subscriptionRequest struct {
+	requestID string
+	device    int64
+	set       *stream.Set
+	want      stream.Want
+}
+
+// subscription reads it; what is wanted of the lines can only be said when a
+// subscription begins.
+func (s *Server) subscription(w http.ResponseWriter, r *http.Request, begins bool) (q subscriptionRequest, err error) {
 	f, err := s.form(w, r)
 	if err != nil {
-		return "", 0, err
+		return q, err
 	}
-	requestID = f.text("request_id", rule{})
-	device = f.integer("device_id")
+	q.requestID = f.text("request_id", rule{})
+	switch {
+	case f.has("all"):
+		q.set = &stream.Set{All: true}
+		if !f.boolean("all") {
+			f.fault("literal_error", []any{"all"}, "Input should be true", f.fields["all"])
+		}
+	case f.has("model_id"):
+		q.set = &stream.Set{ModelID: f.integer("model_id")}
+		if q.set.ModelID < 1 {
+			f.fault("greater_than_equal", []any{"model_id"}, "Input should be greater than or equal to 1", f.fields["model_id"])
+		}
+	case f.has("device_ids"):
+		q.set = &stream.Set{Devices: f.integers("device_ids", maxDevices)}
+	default:
+		q.device = f.integer("device_id")
+	}
+	if begins {
+		text := func(name string) string {
+			if t := f.textOrNull(name, rule{most: maxFilter}); t != nil {
+				return *t
+			}
+			return ""
+		}
+		q.want = stream.Want{After: text("after"), Level: text("level"), Tag: text("tag"), Pattern: text("query"), Regex: text("regex")}
+	}
 	f.forbidExtra()
-	return requestID, device, f.err()
+	return q, f.err()
 }
+
+// maxFilter bounds each text that says what is wanted, in characters.
+const maxFilter = 1024
 
 // subscriptionItem says that a stream follows a device.
 type subscriptionItem struct {

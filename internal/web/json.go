@@ -265,6 +265,43 @@ func (f *form) integer(name string) int64 {
 	return 0
 }
 
+// has reports whether the field is there at all.
+func (f *form) has(name string) bool {
+	_, ok := f.fields[name]
+	return ok
+}
+
+// integers returns a field that must be there and be a list of at most that
+// many whole numbers.
+func (f *form) integers(name string, most int) []int64 {
+	v, ok := f.value(name)
+	if !ok {
+		return nil
+	}
+	list, ok := v.([]any)
+	switch {
+	case !ok:
+		f.fault("list_type", []any{name}, "Input should be a valid list", v)
+		return nil
+	case len(list) > most:
+		f.fault("too_long", []any{name}, fmt.Sprintf("List should have at most %d items", most), nil)
+		return nil
+	}
+	numbers := make([]int64, len(list))
+	for i, item := range list {
+		n, ok := item.(json.Number)
+		if !ok {
+			f.fault("int_type", []any{name, i}, "Input should be a valid integer", item)
+			continue
+		}
+		var err error
+		if numbers[i], err = n.Int64(); err != nil {
+			f.fault("int_parsing", []any{name, i}, "Input should be a valid integer", item)
+		}
+	}
+	return numbers
+}
+
 // boolean returns a field that must be there and be true or false, or one of
 // the usual words and numbers for them.
 func (f *form) boolean(name string) bool {

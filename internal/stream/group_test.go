@@ -1,0 +1,87 @@
+package stream
+
+import (
+	"context"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"signalbox/internal/fleet"
+)
+
+func TestSets(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, 6, func(o *Options) { o.MaxSubscriptions = 2 })
+	for id := int64(1); id <= 6; id++ {
+		d := device(id)
+		d.ModelID = 1 + id%2
+		if id == 6 {
+			d.EntityID = ""
+		}
+		w.devices.set(d)
+	}
+	ann, bob := w.open("ann", "r1"), w.open("bob", "r2")
+	keys := func(ids ...int64) (k []string) {
+		for _, id := range ids {
+			k = append(k, device(id).Key)
+		}
+		return k
+	}
+	follows := func(c *client, ids ...int64) {
+		t.Helper()
+		if diff := cmp.Diff(keys(ids...), c.reader.keys()); diff != "" {
+			t.Errorf("%s follows (-want +got): %s", c.RequestID, diff)
+		}
+		w.check()
+	}
+
+	if _, err := w.registry.SubscribeSet(ctx, "ann", "r1", Set{Devices: []int64{1, 2}}, Want{Level: "warn"}); err != nil {
+		t.Fatal(err)
+	}
+	follows(ann, 1, 2)
+	_, err := w.registry.SubscribeSet(ctx, "ann", "r1", Set{Devices: []int64{3}}, Want{})
+	w.want(err, fleet.TooMany, "A connection can follow at most 2 devices")
+	_, err = w.registry.SubscribeSet(ctx, "ann", "r1", Set{Devices: []int64{1, 99}}, Want{})
+	w.want(err, fleet.NotFound, "Device 99 was not found")
+	_, err = w.registry.SubscribeSet(ctx, "ann", "r2", Set{All: true}, Want{})
+	w.want(err, fleet.Forbidden, "Identity mismatch for SSE connection")
+
+	// A model is one subscription, however many devices it has, and those that come.
+	if got, err := w.registry.SubscribeSet(ctx, "bob", "r2", Set{ModelID: 1}, Want{Tag: "wifi", After: "e-1"}); err != nil || len(got) != 3 {
+		t.Fatalf("%d devices, %v", len(got), err)
+	}
+	follows(bob, 2, 4, 6)
+	late := device(7)
+	late.ModelID = 1
+	w.devices.set(late)
+	w.registry.DeviceCreated(ctx, late)
+	follows(bob, 2, 4, 6, 7)
+	follows(ann, 1, 2)
+	if got := bob.reader.wants[len(bob.reader.wants)-1]; got != (Want{Tag: "wifi"}) {
+		t.Errorf("of the new device is wanted %+v", got)
+	}
+	other := device(8)
+	other.ModelID = 2
+	w.devices.set(other)
+	w.registry.DeviceCreated(ctx, other)
+	follows(bob, 2, 4, 6, 7)
+
+	if _, err := w.registry.SubscribeSet(ctx, "ann", "r1", Set{All: true}, Want{}); err != nil {
+		t.Fatal(err)
+	}
+	follows(ann, 1, 2, 3, 4, 5, 6, 7, 8)
+	if got := ann.reader.wants[len(ann.reader.wants)-8:]; got[0] != (Want{}) {
+		t.Errorf("a new filter did not replace the old one: %+v", got)
+	}
+	if n, err := w.registry.UnsubscribeSet("ann", "r1", Set{Devices: []int64{1, 2}}); n != 2 || err != nil {
+		t.Errorf("ended %d, %v", n, err)
+	}
+	follows(ann, 3, 4, 5, 6, 7, 8)
+	if n, err := w.registry.UnsubscribeSet("ann", "r1", Set{All: true}); n != 6 || err != nil {
+		t.Errorf("ended %d, %v", n, err)
+	}
+	latest := device(9)
+	w.devices.set(latest)
+	w.registry.DeviceCreated(ctx, latest)
+	follows(ann)
+}
