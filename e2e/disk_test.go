@@ -67,8 +67,10 @@ func TestDiskFull(t *testing.T) {
 	if got := s.metric("sse_gateway_active_connections"); got != 1 {
 		t.Errorf("%v streams are open, want 1", got)
 	}
-	if r := s.call("GET", fmt.Sprintf("/api/devices/%d", d.ID), nil); r.status != 200 {
-		t.Errorf("a device cannot be read: %d %s", r.status, r.body)
+	for _, what := range []string{"", "/logs?end=2100-01-01"} {
+		if r := s.call("GET", fmt.Sprintf("/api/devices/%d%s", d.ID, what), nil); r.status != 200 {
+			t.Errorf("a device cannot be read: %d %s", r.status, r.body)
+		}
 	}
 
 	if err := os.Remove(filler); err != nil {

@@ -76,8 +76,9 @@ type Chunks interface {
 	Forget(ctx context.Context, device string) error
 	// Usage returns what is stored of the devices, or of all if nil.
 	Usage(ctx context.Context, devices []string) (Usage, error)
-	// Reclaim gives free space back to the file system, a piece at a time.
-	Reclaim(ctx context.Context) error
+	// Reclaim gives a piece of free space back to the file system, and reports
+	// whether there is more.
+	Reclaim(ctx context.Context) (more bool, err error)
 }
 
 // Usage is an amount of stored lines.

@@ -40,7 +40,8 @@ type Journal interface {
 	// unchanged.
 	Consume(ctx context.Context, after uint64, emit func([]Record) error) error
 
-	// Trim gives up every record with a sequence below the given one.
+	// Trim gives up every record with a sequence below the given one, which is
+	// at most that of the next record.
 	Trim(ctx context.Context, below uint64) error
 
 	// Origins returns the origins, where they have one, of the newest n records.

@@ -81,6 +81,12 @@ func (r *Retention) Once(ctx context.Context) error {
 	if err := r.keep(ctx, r.opts.All, nil, ""); err != nil {
 		return err
 	}
+	for more := true; more && ctx.Err() == nil; {
+		var err error
+		if more, err = r.opts.Chunks.Reclaim(ctx); err != nil {
+			return err
+		}
+	}
 	u, err := r.opts.Chunks.Usage(ctx, nil)
 	if err != nil {
 		return err
@@ -134,9 +140,6 @@ func (r *Retention) delete(ctx context.Context, label string, piece func() (Usag
 		}
 		r.deleted.WithLabelValues(label).Add(float64(gone.Lines))
 		r.bytes.Add(float64(gone.Bytes))
-		if err := r.opts.Chunks.Reclaim(ctx); err != nil {
-			return err
-		}
 	}
 	return ctx.Err()
 }

@@ -30,11 +30,11 @@ var _ logs.Chunks = (*History)(nil)
 // may share the database of the devices; for SQLite it has a file of its own,
 // so that writing lines does not hold up anything else.
 func OpenHistory(ctx context.Context, dsn string) (*History, error) {
-	d, err := open(ctx, dsn, schema{dir: "history", table: "history_" + goose.DefaultTablename, pragmas: []string{
-		"_pragma=page_size(16384)",
-		"_pragma=auto_vacuum(2)", // incremental: Reclaim does it
-		"_pragma=cache_size(-16384)",
-	}})
+	d, err := open(ctx, dsn, schema{
+		dir: "history", table: "history_" + goose.DefaultTablename,
+		layout:  []string{"_pragma=page_size(16384)", "_pragma=auto_vacuum(2)"}, // incremental: Reclaim does it
+		pragmas: []string{"_pragma=cache_size(-16384)"},
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -528,10 +528,14 @@ func (h *History) Usage(ctx context.Context, devices []string) (u logs.Usage, er
 }
 
 // Reclaim implements logs.Chunks. PostgreSQL does it by itself.
-func (h *History) Reclaim(ctx context.Context) error {
+func (h *History) Reclaim(ctx context.Context) (more bool, err error) {
 	if h.postgres {
-		return nil
+		return false, nil
 	}
-	rows, err := h.write.QueryContext(ctx, "PRAGMA incremental_vacuum(512)") // 8 MiB
-	return each(rows, err, func() error { return nil })
+	if _, err := h.write.ExecContext(ctx, "PRAGMA incremental_vacuum(256)"); err != nil { // 4 MiB
+		return false, classify(err)
+	}
+	var free int
+	err = h.write.QueryRowContext(ctx, "PRAGMA freelist_count").Scan(&free)
+	return free > 0, classify(err)
 }

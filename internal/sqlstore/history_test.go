@@ -2,8 +2,12 @@ package sqlstore_test
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
+	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -101,4 +105,154 @@ func testHistory(t *testing.T, dsn func(*testing.T) string) {
 
 func TestHistorySQLite(t *testing.T) {
 	testHistory(t, func(t *testing.T) string { return filepath.Join(t.TempDir(), "history.db") })
+}
+
+// say writes n batches of one line for each device and waits until they are sealed.
+func (h *history) say(t *testing.T, n int, at time.Time, devices ...string) {
+	t.Helper()
+	for i := range n {
+		for _, d := range devices {
+			entries := logs.NewDecoder("entity_id").Decode(nil, fmt.Appendf(nil, `{"message":"line %d of %s"}`, i, d), at, func(logs.Reason) {})
+			h.write(t, logs.Batch{Device: d, Body: logs.EncodeBody(at, entries)})
+		}
+	}
+	h.settle(t)
+}
+
+func (h *history) read(t *testing.T, devices ...string) logs.Result {
+	t.Helper()
+	r, err := h.store.Read(t.Context(), logs.Query{Devices: devices, Backward: true, Limit: logs.MaxQuery})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func testRetention(t *testing.T, dsn string) {
+	h := openHistory(t, dsn, logs.SealerOptions{MaxLines: 10, MaxAge: time.Millisecond})
+	ctx := t.Context()
+	now := time.Now()
+	for day := 10; day > 0; day-- {
+		h.say(t, 10, now.Add(-time.Duration(day)*24*time.Hour), "aaaaaaaa", "bbbbbbbb")
+	}
+	whole, err := h.chunks.Usage(ctx, nil)
+	if err != nil || whole.Lines != 200 {
+		t.Fatalf("%+v, %v", whole, err)
+	}
+	// By age: whole chunks, a few at a time, and what is gone is one gap.
+	r := logs.NewRetention(logs.RetentionOptions{
+		Chunks: h.chunks, All: logs.Limit{MaxAge: 7*24*time.Hour - time.Hour},
+		Models: map[string]logs.Limit{"strict": {MaxAge: 2*24*time.Hour + time.Hour}}, Log: slog.New(slog.DiscardHandler),
+		Devices: func(model string) []string { return []string{"bbbbbbbb"} },
+	}, prometheus.NewRegistry())
+	if err := r.Once(ctx); err != nil {
+		t.Fatal(err)
+	}
+	f := func(device string, lines, lost int) {
+		t.Helper()
+		got := h.read(t, device)
+		if len(got.Lines) != lines || got.More {
+			t.Errorf("%s: %d lines are left, want %d", device, len(got.Lines), lines)
+		}
+		if len(got.Lost) != 1 {
+			t.Fatalf("%s: %d gaps: %+v", device, len(got.Lost), got.Lost)
+		}
+		g := got.Lost[0]
+		if g.Reason != logs.LostRetention || g.Lines != lost || g.Device != device || len(got.Lines) > 0 && g.To >= got.Lines[0].Cursor.Seq || g.Least.After(g.Most) {
+			t.Errorf("%s: gap %+v, want %d lines before %v", device, g, lost, got.Lines[0].Cursor)
+		}
+	}
+	f("aaaaaaaa", 60, 40)
+	f("bbbbbbbb", 20, 80)
+
+	// A reader that comes from the time before is told the same.
+	var lost []logs.Lost
+	records := 0
+	if err := h.journal.Trim(ctx, 201); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.store.Replay(ctx, []string{"aaaaaaaa"}, 0, func(p logs.Page) error {
+		if len(p.Lost) > 0 && records > 0 {
+			t.Error("a gap comes after the lines behind it")
+		}
+		lost, records = append(lost, p.Lost...), records+len(p.Records)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if len(lost) != 1 || lost[0].Lines != 40 || records != 60 {
+		t.Errorf("replayed %d records and %+v", records, lost)
+	}
+
+	// By size.
+	u, err := h.chunks.Usage(ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r = logs.NewRetention(logs.RetentionOptions{Chunks: h.chunks, All: logs.Limit{MaxBytes: u.Bytes / 2}, Log: slog.New(slog.DiscardHandler)}, prometheus.NewRegistry())
+	if err := r.Once(ctx); err != nil {
+		t.Fatal(err)
+	}
+	left, err := h.chunks.Usage(ctx, nil)
+	if err != nil || left.Bytes > u.Bytes/2 || left.Bytes < u.Bytes/4 {
+		t.Errorf("%d bytes are left of %d, %v", left.Bytes, u.Bytes, err)
+	}
+	if got := h.read(t, "aaaaaaaa"); len(got.Lost) != 1 || got.Lost[0].Lines+len(got.Lines) != 100 {
+		t.Errorf("%d lines and %+v", len(got.Lines), got.Lost)
+	}
+
+	// A device that is deleted leaves nothing, not even a gap.
+	if err := h.chunks.Forget(ctx, "aaaaaaaa"); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.read(t, "aaaaaaaa"); len(got.Lines)+len(got.Lost) != 0 {
+		t.Errorf("a deleted device: %+v", got)
+	}
+	if got := h.read(t, "bbbbbbbb"); len(got.Lost) != 1 || got.Lost[0].Lines+len(got.Lines) != 100 {
+		t.Errorf("its neighbour: %d lines and %+v", len(got.Lines), got.Lost)
+	}
+}
+
+func TestRetentionSQLite(t *testing.T) {
+	testRetention(t, filepath.Join(t.TempDir(), "history.db"))
+}
+
+// Space is given back to the file system.
+func TestReclaim(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "history.db")
+	h := openHistory(t, path, logs.SealerOptions{MaxAge: time.Millisecond})
+	for i := range 20 {
+		text := make([]byte, 0, 1<<18)
+		for len(text) < 1<<18 {
+			text = fmt.Appendf(text, "%x", rand.Uint64()) // does not compress well
+		}
+		entries := []logs.Entry{}
+		for part := range slices.Chunk(text, 32<<10) {
+			entries = append(entries, logs.NewDecoder("entity_id").Decode(nil, fmt.Appendf(nil, `{"message":%q}`, part), time.Now(), func(logs.Reason) {})...)
+		}
+		h.write(t, logs.Batch{Device: fmt.Sprintf("dev%05d", i), Body: logs.EncodeBody(time.Now(), entries)})
+	}
+	h.settle(t)
+	size := func() int64 {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	u, err := h.chunks.Usage(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := logs.NewRetention(logs.RetentionOptions{Chunks: h.chunks, All: logs.Limit{MaxBytes: 1 << 20}, Log: slog.New(slog.DiscardHandler)}, prometheus.NewRegistry())
+	if err := r.Once(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.chunks.Close(); err != nil { // the log of changes goes into the file
+		t.Fatal(err)
+	}
+	t.Logf("%d KiB before, %d KiB after", u.Bytes>>10, size()>>10)
+	if u.Bytes < 2<<20 || size() > 3<<19 {
+		t.Errorf("the file has %d bytes, of %d before", size(), u.Bytes)
+	}
 }

@@ -35,7 +35,8 @@ var schemas embed.FS
 type schema struct {
 	dir     string   // of its migrations, in schemas
 	table   string   // which of them were applied
-	pragmas []string // of a SQLite file; some only take effect when it is made
+	layout  []string // pragmas with which a SQLite file is made
+	pragmas []string // of each SQLite connection
 }
 
 const (
@@ -141,6 +142,12 @@ func connectSQLite(path, params string, s schema) (*database, error) {
 	if err := createPrivate(path); err != nil {
 		return nil, fmt.Errorf("database: %w", err)
 	}
+	uri := func(q []string) string {
+		return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + strings.Join(q, "&")
+	}
+	if err := layOut(path, uri(s.layout), s.layout); err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
 	open := func(extra ...string) (*sql.DB, error) {
 		q := append(slices.Clone(s.pragmas),
 			fmt.Sprintf("_pragma=busy_timeout(%d)", busyTimeout.Milliseconds()),
@@ -151,7 +158,7 @@ func connectSQLite(path, params string, s schema) (*database, error) {
 		if params != "" {
 			q = append(q, params)
 		}
-		return sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?"+strings.Join(append(q, extra...), "&"))
+		return sql.Open("sqlite", uri(append(q, extra...)))
 	}
 	write, err := open("_txlock=immediate")
 	if err != nil {
@@ -178,6 +185,20 @@ func createPrivate(path string) error {
 		return err
 	}
 	return f.Close()
+}
+
+// layOut writes the header of an empty file, in which the layout is fixed.
+func layOut(path, uri string, layout []string) error {
+	info, err := os.Stat(path)
+	if err != nil || info.Size() > 0 || len(layout) == 0 {
+		return err
+	}
+	db, err := sql.Open("sqlite", uri)
+	if err != nil {
+		return err
+	}
+	_, err = db.Exec("VACUUM")
+	return errors.Join(err, db.Close())
 }
 
 func (d *database) withMigrations(s schema, dialect goose.Dialect, options ...goose.ProviderOption) (*database, error) {
