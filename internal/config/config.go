@@ -60,6 +60,11 @@ type Config struct {
 	DeviceLogRate      int    `env:"DEVICE_LOG_RATE" default:"0" min:"0" max:"1000000" zero:"unlimited" group:"Log lines" placeholder:"N" help:"Lines per second that one device may send for long. What is over is cut off, and the cut is told in its log."`
 	DeviceLogBurst     int    `env:"DEVICE_LOG_BURST" default:"0" min:"0" max:"100000000" zero:"ten seconds of DEVICE_LOG_RATE" group:"Log lines" placeholder:"N" help:"Lines that one device may send at once before DEVICE_LOG_RATE holds."`
 
+	DeviceLogBytesRate   ByteSize `env:"DEVICE_LOG_BYTES_RATE" default:"0" min:"1" max:"1TiB" zero:"unlimited" group:"Log lines" placeholder:"SIZE" help:"Bytes of lines, as they are journalled, per second that one device may send for long, and ten seconds of it at once."`
+	DeviceLogLinesPerDay int      `env:"DEVICE_LOG_LINES_PER_DAY" default:"0" min:"0" max:"2000000000" zero:"unlimited" group:"Log lines" placeholder:"N" help:"Lines that one device may send in a day. What it has used comes back evenly over 24 hours."`
+	DeviceLogBytesPerDay ByteSize `env:"DEVICE_LOG_BYTES_PER_DAY" default:"0" min:"1" max:"1024TiB" zero:"unlimited" group:"Log lines" placeholder:"SIZE" help:"Bytes of lines, as they are journalled, that one device may send in a day. What it has used comes back evenly over 24 hours."`
+	DeviceLogQuotas      Quotas   `env:"DEVICE_LOG_QUOTAS" default:"{}" group:"Log lines" placeholder:"JSON" help:"Other limits for the devices of some models, by the model's code. What is not named is as for all; 0 is unlimited."`
+
 	SSEHeartbeatInterval      Duration `env:"SSE_HEARTBEAT_INTERVAL" name:"sse-heartbeat-interval" default:"15s" min:"1s" max:"1h" group:"Streams" placeholder:"TIME" help:"Time between heartbeats on an event stream that has nothing else to say."`
 	StreamBufferBytes         ByteSize `env:"STREAM_BUFFER_BYTES" default:"1MiB" min:"64KiB" max:"1GiB" group:"Streams" placeholder:"SIZE" help:"What may wait in memory for one slow reader before it has to read from the journal instead."`
 	StreamWriteTimeout        Duration `env:"STREAM_WRITE_TIMEOUT" default:"10s" min:"100ms" max:"10m" group:"Streams" placeholder:"TIME" help:"A reader that takes nothing for this long is disconnected."`

@@ -173,7 +173,11 @@ func (l *loader) finish() (*Effective, error) {
 			if s.secret() {
 				shown = hidden
 			}
-			l.mistakes = append(l.mistakes, &Mistake{s.name, shown, v.source, s.allowed()})
+			want := s.allowed()
+			if d, ok := errors.AsType[*detail](err); ok {
+				want += "; " + d.text
+			}
+			l.mistakes = append(l.mistakes, &Mistake{s.name, shown, v.source, want})
 			bad[s.name] = true
 		}
 	}

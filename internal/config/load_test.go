@@ -58,6 +58,7 @@ func TestDefaultsNeedNothing(t *testing.T) {
 		JournalDiskBytes: 16 << 30, LogsHistory: "sql", HistoryMaxAge: Duration(90 * 24 * time.Hour), HistoryMaxBytes: 20 << 30, HistoryRetention: HistoryLimits{}, HistorySealAge: Duration(5 * time.Minute),
 		Host: "127.0.0.1", Port: 3101, InternalListen: "127.0.0.1:3103", MQTTListen: "127.0.0.1:1883",
 		MQTTClientID: "iotsupport-backend", LogsinkTopic: "iotsupport/logsink", LogsinkEntityField: "entity_id",
+		DeviceLogQuotas:      Quotas{},
 		SSEHeartbeatInterval: Duration(15 * time.Second), StreamBufferBytes: 1 << 20, StreamWriteTimeout: Duration(10 * time.Second),
 		MaxStreams: 20000, MaxSubscriptionsPerStream: 1000, StreamMaxRate: 5000,
 		BaseURL: "http://127.0.0.1:3101", CORSOrigins: Origins{"http://localhost:3100"},
@@ -104,7 +105,7 @@ func TestLoadIsPure(t *testing.T) {
 func TestAllMistakesAtOnce(t *testing.T) {
 	_, err := load(t,
 		[]string{"--port=eighty", "--allow-insecure=perhaps", "--config", "box.conf"},
-		[]string{"MAX_STREAMS=0", "MQTT_LISTEN=1883", "DRAIN_AUTH_KEY=två ord", "DATABASE_URL=mysql://u:hunter2@h/d"},
+		[]string{"MAX_STREAMS=0", `DEVICE_LOG_QUOTAS={"m":{"brst":1}}`, "MQTT_LISTEN=1883", "DRAIN_AUTH_KEY=två ord", "DATABASE_URL=mysql://u:hunter2@h/d"},
 		files{"box.conf": "LOG_LEVEL=loud\n\nMQTT_URLL=mqtt://x\nnonsense\nJOURNAL_MAX_AGE=1w\n"})
 	if err == nil {
 		t.Fatal("loaded")
@@ -115,6 +116,7 @@ func TestAllMistakesAtOnce(t *testing.T) {
 		`JOURNAL_MAX_AGE: "1w" (box.conf:5): want a time of at least 1s (0 = no limit), such as 90 (seconds), 1m30s or 7d`,
 		`PORT: "eighty" (flag --port): want a whole number from 0 to 65535`,
 		`ALLOW_INSECURE: "perhaps" (flag --allow-insecure): want true or false`,
+		`DEVICE_LOG_QUOTAS: "{\"m\":{\"brst\":1}}" (environment): want a JSON object from model codes to objects of lines_per_second, burst, bytes_per_second, lines_per_day, bytes_per_day, each a whole number from 0, such as {"relay":{"lines_per_second":5,"lines_per_day":0}}; m: "brst" is not known`,
 		`MAX_STREAMS: "0" (environment): want a whole number from 1 to 10000000`,
 		`LOG_LEVEL: "loud" (box.conf:1): want one of debug, info, warn, error`,
 		`DATABASE_URL: "mysql://u:(hidden)@h/d" (environment): want a URL that starts with postgres://, or nothing for SQLite`,
@@ -283,6 +285,12 @@ func TestCheckedTogether(t *testing.T) {
 	f("FRONTEND_VERSION_URL=ftp://x/y", "FRONTEND_VERSION_URL")
 	f("CORS_ORIGINS=*", "CORS_ORIGINS")
 	f(`CORS_ORIGINS=["*"]`, "CORS_ORIGINS")
+	f("DEVICE_LOG_BYTES_RATE=1 DEVICE_LOG_LINES_PER_DAY=1 DEVICE_LOG_BYTES_PER_DAY=1")
+	f("DEVICE_LOG_BYTES_RATE=1TiB DEVICE_LOG_LINES_PER_DAY=2000000000 DEVICE_LOG_BYTES_PER_DAY=1024TiB")
+	f("DEVICE_LOG_BYTES_RATE=2TiB DEVICE_LOG_LINES_PER_DAY=2000000001 DEVICE_LOG_BYTES_PER_DAY=1025TiB",
+		"DEVICE_LOG_BYTES_RATE", "DEVICE_LOG_LINES_PER_DAY", "DEVICE_LOG_BYTES_PER_DAY")
+	f("DEVICE_LOG_BYTES_RATE=-1 DEVICE_LOG_LINES_PER_DAY=-1", "DEVICE_LOG_BYTES_RATE", "DEVICE_LOG_LINES_PER_DAY")
+	f(`DEVICE_LOG_QUOTAS={"m":{"burst":-1}} PORT=-1`, "PORT", "DEVICE_LOG_QUOTAS")
 }
 
 func TestDerived(t *testing.T) {

@@ -73,6 +73,8 @@ func (s setting) kind() (noun, example string) {
 		return "a JSON list of origins", `["https://example.org"]`
 	case *HistoryLimits:
 		return "a JSON object of limits", `{"relay":{"max_age":"30d","max_bytes":"2GiB"}}`
+	case *Quotas:
+		return "a JSON object from model codes to objects of " + strings.Join(quotaNames(), ", ") + ", each a whole number from 0", `{"relay":{"lines_per_second":5,"lines_per_day":0}}`
 	case *bool:
 		return "true or false", ""
 	case *int:

@@ -134,9 +134,51 @@ func TestOrigins(t *testing.T) {
 	}
 }
 
+func TestQuotas(t *testing.T) {
+	f := func(text, want string) {
+		t.Helper()
+		var q Quotas
+		if err := q.UnmarshalText([]byte(text)); err != nil || q.String() != want {
+			t.Errorf("%s: %s, %v", text, q, err)
+		}
+	}
+	f(`{}`, `{}`)
+	f(`{"b_2":{"burst":0}, "a":{}}`, `{"a":{},"b_2":{"burst":0}}`)
+	all := `{"m":{"lines_per_second":1000000,"burst":100000000,"bytes_per_second":1099511627776,"lines_per_day":2000000000,"bytes_per_day":1125899906842624}}`
+	f(all, all)
+
+	bad := func(text, detail string) {
+		t.Helper()
+		var q Quotas
+		if err := q.UnmarshalText([]byte(text)); err == nil || !strings.Contains(err.Error(), detail) {
+			t.Errorf("%s: %v, want %q", text, err, detail)
+		}
+	}
+	bad(``, "not JSON")
+	bad(`null`, "an object")
+	bad(`[]`, "an object")
+	bad(`{} {}`, "not JSON")
+	bad(`{"m":null}`, "m: not an object")
+	bad(`{"m":5}`, "m: not an object")
+	bad(`{"M":{}}`, `"M" is not a model's code`)
+	bad(`{"":{}}`, `"" is not a model's code`)
+	bad(`{"`+strings.Repeat("m", 51)+`":{}}`, "is not a model's code")
+	bad(`{"m":{},"m":{}}`, `"m" stands there twice`)
+	bad(`{"m":{"burst":1,"burst":2}}`, `"burst" stands there twice`)
+	bad(`{"m":{"lines":1}}`, `m: "lines" is not known`)
+	bad(`{"m":{"Burst":1}}`, `m: "Burst" is not known`)
+	for _, value := range []string{`-1`, `1.5`, `1e3`, `"1"`, `null`, `true`, `[1]`, `{}`, `99999999999999999999`} {
+		bad(`{"m":{"burst":`+value+`}}`, "m: burst is not a whole number from 0 to 100000000")
+	}
+	bad(`{"m":{"lines_per_second":1000001}}`, "m: lines_per_second is not a whole number from 0 to 1000000")
+	bad(`{"m":{"bytes_per_second":1099511627777}}`, "bytes_per_second")
+	bad(`{"m":{"lines_per_day":2000000001}}`, "lines_per_day")
+	bad(`{"m":{"bytes_per_day":1125899906842625}}`, "bytes_per_day")
+}
+
 // What a value prints reads back as the same value.
 func FuzzRoundTrip(f *testing.F) {
-	for _, seed := range []string{"4GiB", "1.5MB", "7d", "1d12h3ms", "90", "always", `["http://x"]`, "mqtt://h"} {
+	for _, seed := range []string{"4GiB", "1.5MB", "7d", "1d12h3ms", "90", "always", `["http://x"]`, "mqtt://h", `{"m":{"burst":1}}`} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -155,6 +197,10 @@ func FuzzRoundTrip(f *testing.F) {
 		var o, o2 Origins
 		if o.UnmarshalText([]byte(text)) == nil && (o2.UnmarshalText([]byte(o.String())) != nil || o2.String() != o.String()) {
 			t.Errorf("origins %q: %s, again %s", text, o, o2)
+		}
+		var q, q2 Quotas
+		if q.UnmarshalText([]byte(text)) == nil && (q2.UnmarshalText([]byte(q.String())) != nil || q2.String() != q.String()) {
+			t.Errorf("quotas %q: %s, again %s", text, q, q2)
 		}
 		var u SecretURL
 		if u.UnmarshalText([]byte(text)) == nil {

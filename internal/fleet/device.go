@@ -60,7 +60,7 @@ func (d *Device) ClientID() string { return ClientID(d.Model.Code, d.Key) }
 
 // Ref returns what the log path needs to know of the device.
 func (d *Device) Ref() DeviceRef {
-	r := DeviceRef{ID: d.ID, Key: d.Key, ClientID: d.ClientID(), ModelID: d.Model.ID}
+	r := DeviceRef{ID: d.ID, Key: d.Key, ClientID: d.ClientID(), ModelID: d.Model.ID, ModelCode: d.Model.Code}
 	if d.EntityID != nil {
 		r.EntityID = *d.EntityID
 	}
@@ -73,12 +73,13 @@ func (d *Device) Ref() DeviceRef {
 // DeviceRef names a device everywhere outside the registry. It is a value and
 // never changes; a changed device has a new one.
 type DeviceRef struct {
-	ID       int64
-	Key      string
-	ClientID string
-	EntityID string // "" when the config has none
-	Name     string // "" when the config has none
-	ModelID  int64
+	ID        int64
+	Key       string
+	ClientID  string
+	EntityID  string // "" when the config has none
+	Name      string // "" when the config has none
+	ModelID   int64
+	ModelCode string
 }
 
 // ClientID returns the OAuth2 client id and MQTT client id of a device:

@@ -54,6 +54,7 @@ type IngestOptions struct {
 
 // NewIngest returns an Ingest.
 func NewIngest(o IngestOptions) *Ingest {
+	o.Quota.cutting = o.Metrics.cut.Add
 	return &Ingest{
 		entityField: o.EntityField, directory: o.Directory, journal: o.Journal, ledger: o.Ledger,
 		quota: o.Quota, metrics: o.Metrics, samples: newSampler(o.Log), log: o.Log,
@@ -91,16 +92,43 @@ func (in *Ingest) stored(origin string) bool {
 // waits until the journal has answered for each of them.
 func (in *Ingest) Run(ctx context.Context, source Source) error {
 	w := worker{Ingest: in, decoder: NewDecoder(in.entityField), index: map[string]int{}}
+	ctx, stop := context.WithCancel(ctx)
+	w.pending.Go(func() { w.tellClosings(ctx) })
 	err := source.Run(ctx, w.handle)
+	stop()
 	w.pending.Wait()
 	return err
+}
+
+// tellClosings writes in the logs of devices that fell silent that they are
+// within their quota again, until ctx ends.
+func (w *worker) tellClosings(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			for _, c := range w.quota.sweep(now) {
+				if d, ok := w.directory.ByClientID(c.device.ClientID); !ok || d.ID != c.device.ID {
+					continue // it was deleted
+				}
+				w.pending.Add(1)
+				a := &answer{done: func(error) {}, pending: &w.pending}
+				a.open.Store(1)
+				w.store(a, Batch{Device: c.device.Key, Body: EncodeBody(now, []Entry{*c.notice})}, 1)
+				a.settle(nil)
+			}
+		}
+	}
 }
 
 // worker handles the messages of one source, one at a time.
 type worker struct {
 	*Ingest
 	decoder *Decoder
-	pending sync.WaitGroup // messages that the journal has not answered for
+	pending sync.WaitGroup // what the journal has not answered for, and tellClosings
 
 	// Kept from message to message for their memory.
 	entries []Entry
@@ -194,13 +222,13 @@ func (w *worker) group(entity string) *group {
 
 // append gives a device's entries, as far as its quota goes, to the journal.
 func (w *worker) append(a *answer, device fleet.DeviceRef, received time.Time, entries []Entry) {
-	allowed, cut := w.quota.take(device.Key, received, len(entries))
-	if cut != nil {
-		w.metrics.reasons.WithLabelValues(string(ReasonOverRate)).Add(float64(len(entries) - allowed))
-		entries = append(entries[:allowed:allowed], *cut)
-	} else if allowed < len(entries) {
-		w.metrics.reasons.WithLabelValues(string(ReasonOverRate)).Add(float64(len(entries) - allowed))
-		entries = entries[:allowed]
+	v := w.quota.take(device, received, entries)
+	if over := len(entries) - v.allowed; over > 0 {
+		w.metrics.reasons.WithLabelValues(string(v.reason)).Add(float64(over))
+		entries = entries[:v.allowed]
+	}
+	if v.notice != nil {
+		entries = append(entries[:len(entries):len(entries)], *v.notice)
 	}
 	if len(entries) == 0 {
 		return

@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -38,6 +41,19 @@ func (f fleetOf) ByClientID(clientID string) (fleet.DeviceRef, bool) {
 		}
 	}
 	return fleet.DeviceRef{}, false
+}
+
+// changing is a directory that devices leave.
+type changing struct{ atomic.Pointer[fleetOf] }
+
+func (c *changing) ByEntity(entityID string) []fleet.DeviceRef { return c.Load().ByEntity(entityID) }
+func (c *changing) ByClientID(clientID string) (fleet.DeviceRef, bool) {
+	return c.Load().ByClientID(clientID)
+}
+
+func (c *changing) without(key string) {
+	rest := slices.DeleteFunc(slices.Clone(*c.Load()), func(d fleet.DeviceRef) bool { return d.Key == key })
+	c.Store(&rest)
 }
 
 // held is a journal that answers when told to.
@@ -121,14 +137,15 @@ var errScript = errors.New("the script ended")
 
 // intake is an Ingest with all around it.
 type intake struct {
-	t       *testing.T
-	journal *held
-	ledger  *logs.Ledger
-	metrics *prometheus.Registry
-	log     *bytes.Buffer
-	source  script
-	stop    context.CancelFunc
-	ended   chan error
+	t         *testing.T
+	directory changing
+	journal   *held
+	ledger    *logs.Ledger
+	metrics   *prometheus.Registry
+	log       *bytes.Buffer
+	source    script
+	stop      context.CancelFunc
+	ended     chan error
 }
 
 // The devices of the tests. Two share an entity id.
@@ -142,13 +159,14 @@ var boards = fleetOf{
 
 // newIntake starts an Ingest. To be called in a synctest bubble; stop and
 // await ended, or call finish.
-func newIntake(t *testing.T, rate, burst int) *intake {
+func newIntake(t *testing.T, rate, burst int64) *intake {
 	in := &intake{
 		t: t, journal: &held{memory: newMemory()}, ledger: logs.NewLedger(0), metrics: prometheus.NewRegistry(), log: new(bytes.Buffer),
 		source: make(script), ended: make(chan error, 1),
 	}
+	in.directory.Store(&boards)
 	ingest := logs.NewIngest(logs.IngestOptions{
-		EntityField: "entity_id", Directory: boards, Journal: in.journal, Ledger: in.ledger, Quota: logs.NewQuota(rate, burst),
+		EntityField: "entity_id", Directory: &in.directory, Journal: in.journal, Ledger: in.ledger, Quota: logs.NewQuota(logs.Limits{LinesPerSecond: rate, Burst: burst}, nil),
 		Metrics: logs.NewMetrics(in.metrics), Log: slog.New(slog.NewTextHandler(in.log, nil)),
 	})
 	ctx, stop := context.WithCancel(context.Background())
@@ -197,6 +215,21 @@ func (in *intake) counter(name, label string) int {
 		}
 	}
 	return 0
+}
+
+// gauge returns the value of a gauge without labels.
+func (in *intake) gauge(name string) float64 {
+	in.t.Helper()
+	families, err := in.metrics.Gather()
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	return -1
 }
 
 func line(entity, message string) string {
@@ -348,7 +381,7 @@ func TestIngestRunWaits(t *testing.T) {
 func TestIngestDoneOnce(t *testing.T) {
 	j := newMemory()
 	ingest := logs.NewIngest(logs.IngestOptions{
-		EntityField: "entity_id", Directory: boards, Journal: j, Ledger: logs.NewLedger(0), Quota: logs.NewQuota(0, 0),
+		EntityField: "entity_id", Directory: boards, Journal: j, Ledger: logs.NewLedger(0), Quota: logs.NewQuota(logs.Limits{}, nil),
 		Metrics: logs.NewMetrics(prometheus.NewRegistry()), Log: slog.New(slog.DiscardHandler),
 	})
 	source := make(script)
@@ -396,6 +429,68 @@ func TestIngestQuota(t *testing.T) {
 		in.want("cccccccc: " + cut)
 		in.answerAll()
 		in.wantDone(done, nil)
+		in.finish()
+	})
+}
+
+// A cut that lasts is told once a minute, and one of a device that falls
+// silent ends in its log all the same, unless the
+// device is gone by then.
+func TestIngestQuotaOverTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in := newIntake(t, 1, 3)
+		said := func() (texts []string) {
+			t.Helper()
+			for _, b := range in.journal.batches {
+				var body struct{ Logs []struct{ Message string } }
+				if err := json.Unmarshal(b.Body, &body); err != nil {
+					t.Fatal(err)
+				}
+				for _, l := range body.Logs {
+					if strings.HasPrefix(l.Message, "signalbox: ") {
+						texts = append(texts, b.Device+" "+strings.TrimPrefix(l.Message, "signalbox: "))
+					}
+				}
+			}
+			in.journal.batches = nil
+			return texts
+		}
+		send := func(client string, n int) {
+			in.source <- logs.Message{ClientID: client, Payload: []byte(strings.Repeat("{}\n", n)), Received: time.Now(), Done: func(error) {}}
+			synctest.Wait()
+			in.answerAll()
+		}
+		want := func(cut float64, texts ...string) {
+			t.Helper()
+			if diff := cmp.Diff(texts, said()); diff != "" {
+				t.Error(diff)
+			}
+			if n := in.gauge("iot_logsink_devices_cut"); n != cut {
+				t.Errorf("%v devices are cut, want %v", n, cut)
+			}
+		}
+		send("iotdevice-m-bbbbbbbb", 4)
+		for range 90 {
+			send("iotdevice-m-aaaaaaaa", 3)
+			time.Sleep(time.Second)
+		}
+		const doc = len(`{"@timestamp":"2000-01-01T00:00:00.000000Z","message":""}`)
+		// The sweep found b after 20 s; of a, 2 of 3 lines a second are over.
+		over := 61 * 2
+		want(1, "bbbbbbbb log quota of 1 lines/s exceeded; lines are being dropped",
+			"aaaaaaaa log quota of 1 lines/s exceeded; lines are being dropped",
+			fmt.Sprintf("bbbbbbbb within the log quota again; 1 lines (%d bytes) were dropped", doc),
+			fmt.Sprintf("aaaaaaaa log quota of 1 lines/s still exceeded; %d lines (%d bytes) dropped so far", over, over*doc))
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		in.answerAll()
+		over = 89 * 2
+		want(0, fmt.Sprintf("aaaaaaaa within the log quota again; %d lines (%d bytes) were dropped", over, over*doc))
+
+		send("iotdevice-m-bbbbbbbb", 4)
+		in.directory.without("bbbbbbbb")
+		time.Sleep(time.Minute)
+		want(0, "bbbbbbbb log quota of 1 lines/s exceeded; lines are being dropped")
 		in.finish()
 	})
 }

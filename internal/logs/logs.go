@@ -104,5 +104,6 @@ const (
 	ReasonNoEntity       Reason = "no_entity"       // no entity field: journalled as unmatched
 	ReasonUnknownEntity  Reason = "unknown_entity"  // no device has that entity id: journalled as unmatched
 	ReasonUnknownClient  Reason = "unknown_client"  // no device has that client id: journalled as unmatched
-	ReasonOverRate       Reason = "over_rate"       // over the device's quota: dropped
+	ReasonOverRate       Reason = "over_rate"       // over the device's quota of a second: dropped
+	ReasonOverDay        Reason = "over_day"        // over the device's quota of a day: dropped
 )

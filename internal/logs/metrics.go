@@ -17,6 +17,7 @@ type Metrics struct {
 	gapLines  prometheus.Counter
 	ambiguous prometheus.Counter
 	repeated  prometheus.Counter
+	cut       prometheus.Gauge
 }
 
 // NewMetrics registers the log path's metrics.
@@ -40,7 +41,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		ambiguous: prometheus.NewCounter(prometheus.CounterOpts{Name: "iot_logsink_lines_shared_total", Help: "Lines given to more than one device because the devices share an entity id."}),
 	}
 	m.repeated = prometheus.NewCounter(prometheus.CounterOpts{Name: "iot_logsink_lines_repeated_total", Help: "Lines that a broker delivered again after a restart and that the journal had already."})
-	reg.MustRegister(m.repeated, m.messages, m.batches, m.behind, m.replayed, m.gapLines, m.ambiguous)
+	m.cut = prometheus.NewGauge(prometheus.GaugeOpts{Name: "iot_logsink_devices_cut", Help: "Devices over their log quota, whose lines are being dropped."})
+	reg.MustRegister(m.cut, m.repeated, m.messages, m.batches, m.behind, m.replayed, m.gapLines, m.ambiguous)
 	for _, status := range []string{"success", "parse_error", "processing_error"} {
 		m.lines.WithLabelValues(status)
 	}
