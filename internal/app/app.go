@@ -124,7 +124,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	hub := logs.NewHub(journal, past, newest, ledger, logMetrics, log)
 	ingest := logs.NewIngest(logs.IngestOptions{
 		EntityField: cfg.LogsinkEntityField, Directory: devices.Directory(), Journal: journal, Ledger: ledger,
-		Quota: quotaOf(&cfg), Metrics: logMetrics, Log: log,
+		Quota: quotaOf(&cfg), Redactor: logs.NewRedactor(cfg.LogRedact == "on", cfg.LogRedactPatterns.Compile()), Metrics: logMetrics, Log: log,
 	})
 
 	connections := stream.NewRegistry(stream.Options{

@@ -65,6 +65,9 @@ type Config struct {
 	DeviceLogBytesPerDay ByteSize `env:"DEVICE_LOG_BYTES_PER_DAY" default:"0" min:"1" max:"1024TiB" zero:"unlimited" group:"Log lines" placeholder:"SIZE" help:"Bytes of lines, as they are journalled, that one device may send in a day. What it has used comes back evenly over 24 hours."`
 	DeviceLogQuotas      Quotas   `env:"DEVICE_LOG_QUOTAS" default:"{}" group:"Log lines" placeholder:"JSON" help:"Other limits for the devices of some models, by the model's code. What is not named is as for all; 0 is unlimited."`
 
+	LogRedact         string   `env:"LOG_REDACT" default:"on" oneof:"on,off" group:"Log lines" placeholder:"on|off" help:"Whether secrets that devices log are replaced before anything is kept or shown: bearer tokens, passwords in URLs, Wi-Fi keys, and JSON fields named like secrets. LOG_REDACT_PATTERNS holds in any case."`
+	LogRedactPatterns Patterns `env:"LOG_REDACT_PATTERNS" default:"[]" group:"Log lines" placeholder:"JSON" help:"Your own patterns of secrets, as a JSON list of regular expressions (RE2). If one has a group, only what its first group matches is replaced. Each is tried on every text that a device logs."`
+
 	SSEHeartbeatInterval      Duration `env:"SSE_HEARTBEAT_INTERVAL" name:"sse-heartbeat-interval" default:"15s" min:"1s" max:"1h" group:"Streams" placeholder:"TIME" help:"Time between heartbeats on an event stream that has nothing else to say."`
 	StreamBufferBytes         ByteSize `env:"STREAM_BUFFER_BYTES" default:"1MiB" min:"64KiB" max:"1GiB" group:"Streams" placeholder:"SIZE" help:"What may wait in memory for one slow reader before it has to read from the journal instead."`
 	StreamWriteTimeout        Duration `env:"STREAM_WRITE_TIMEOUT" default:"10s" min:"100ms" max:"10m" group:"Streams" placeholder:"TIME" help:"A reader that takes nothing for this long is disconnected."`

@@ -58,7 +58,7 @@ func TestDefaultsNeedNothing(t *testing.T) {
 		JournalDiskBytes: 16 << 30, LogsHistory: "sql", HistoryMaxAge: Duration(90 * 24 * time.Hour), HistoryMaxBytes: 20 << 30, HistoryRetention: HistoryLimits{}, HistorySealAge: Duration(5 * time.Minute),
 		Host: "127.0.0.1", Port: 3101, InternalListen: "127.0.0.1:3103", MQTTListen: "127.0.0.1:1883",
 		MQTTClientID: "iotsupport-backend", LogsinkTopic: "iotsupport/logsink", LogsinkEntityField: "entity_id",
-		DeviceLogQuotas:      Quotas{},
+		DeviceLogQuotas: Quotas{}, LogRedact: "on", LogRedactPatterns: Patterns{},
 		SSEHeartbeatInterval: Duration(15 * time.Second), StreamBufferBytes: 1 << 20, StreamWriteTimeout: Duration(10 * time.Second),
 		MaxStreams: 20000, MaxSubscriptionsPerStream: 1000, StreamMaxRate: 5000,
 		BaseURL: "http://127.0.0.1:3101", CORSOrigins: Origins{"http://localhost:3100"},
@@ -290,6 +290,8 @@ func TestCheckedTogether(t *testing.T) {
 	f("DEVICE_LOG_BYTES_RATE=2TiB DEVICE_LOG_LINES_PER_DAY=2000000001 DEVICE_LOG_BYTES_PER_DAY=1025TiB",
 		"DEVICE_LOG_BYTES_RATE", "DEVICE_LOG_LINES_PER_DAY", "DEVICE_LOG_BYTES_PER_DAY")
 	f("DEVICE_LOG_BYTES_RATE=-1 DEVICE_LOG_LINES_PER_DAY=-1", "DEVICE_LOG_BYTES_RATE", "DEVICE_LOG_LINES_PER_DAY")
+	f(`LOG_REDACT=off LOG_REDACT_PATTERNS=["a+"]`)
+	f(`LOG_REDACT=no LOG_REDACT_PATTERNS=["("]`, "LOG_REDACT", "LOG_REDACT_PATTERNS")
 	f(`DEVICE_LOG_QUOTAS={"m":{"burst":-1}} PORT=-1`, "PORT", "DEVICE_LOG_QUOTAS")
 }
 

@@ -75,6 +75,8 @@ func (s setting) kind() (noun, example string) {
 		return "a JSON object of limits", `{"relay":{"max_age":"30d","max_bytes":"2GiB"}}`
 	case *Quotas:
 		return "a JSON object from model codes to objects of " + strings.Join(quotaNames(), ", ") + ", each a whole number from 0", `{"relay":{"lines_per_second":5,"lines_per_day":0}}`
+	case *Patterns:
+		return "a JSON list of up to " + strconv.Itoa(maxPatterns) + " regular expressions", `["PIN=([0-9]+)"]`
 	case *bool:
 		return "true or false", ""
 	case *int:

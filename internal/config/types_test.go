@@ -176,6 +176,40 @@ func TestQuotas(t *testing.T) {
 	bad(`{"m":{"bytes_per_day":1125899906842625}}`, "bytes_per_day")
 }
 
+func TestPatterns(t *testing.T) {
+	f := func(text, want string) {
+		t.Helper()
+		var p Patterns
+		if err := p.UnmarshalText([]byte(text)); err != nil || p.String() != want || len(p.Compile()) != len(p) {
+			t.Errorf("%s: %s, %v", text, p, err)
+		}
+	}
+	f(`[]`, `[]`)
+	f(`null`, `[]`)
+	f(`["a(b)<c>&", "\\d+"]`, `["a(b)<c>&","\\d+"]`)
+	list := func(n int, pattern string) string {
+		return "[" + strings.TrimSuffix(strings.Repeat(`"`+pattern+`",`, n), ",") + "]"
+	}
+	f(list(100, "a"), list(100, "a"))
+	f(list(1, strings.Repeat("a", 1000)), list(1, strings.Repeat("a", 1000)))
+
+	bad := func(text, detail string) {
+		t.Helper()
+		var p Patterns
+		if err := p.UnmarshalText([]byte(text)); err == nil || !strings.Contains(err.Error(), detail) {
+			t.Errorf("%s: %v, want %q", text, err, detail)
+		}
+	}
+	bad(``, "not a JSON list")
+	bad(`a+`, "not a JSON list")
+	bad(`[1]`, "not a JSON list")
+	bad(`["a","("]`, "number 2: error parsing regexp: missing closing )")
+	bad(`["(?=a)"]`, "number 1: ")
+	bad(`["a",""]`, "number 2 has 0 characters")
+	bad(list(101, "a"), "there are 101")
+	bad(list(1, strings.Repeat("a", 1001)), "number 1 has 1001 characters")
+}
+
 // What a value prints reads back as the same value.
 func FuzzRoundTrip(f *testing.F) {
 	for _, seed := range []string{"4GiB", "1.5MB", "7d", "1d12h3ms", "90", "always", `["http://x"]`, "mqtt://h", `{"m":{"burst":1}}`} {
@@ -201,6 +235,10 @@ func FuzzRoundTrip(f *testing.F) {
 		var q, q2 Quotas
 		if q.UnmarshalText([]byte(text)) == nil && (q2.UnmarshalText([]byte(q.String())) != nil || q2.String() != q.String()) {
 			t.Errorf("quotas %q: %s, again %s", text, q, q2)
+		}
+		var p, p2 Patterns
+		if p.UnmarshalText([]byte(text)) == nil && (p2.UnmarshalText([]byte(p.String())) != nil || p2.String() != p.String()) {
+			t.Errorf("patterns %q: %s, again %s", text, p, p2)
 		}
 		var u SecretURL
 		if u.UnmarshalText([]byte(text)) == nil {

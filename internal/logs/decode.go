@@ -25,18 +25,21 @@ type Decoder struct {
 	// EntityField is the name of the field that says which device a line is
 	// from, "entity_id" by default.
 	EntityField string
+	// Redactor says what is a secret and is replaced. It may be nil.
+	Redactor *Redactor
 
-	parser   fastjson.Parser
-	stamp    []byte            // the text of "@timestamp"
-	docs     []byte            // the documents of this call, one after another
-	fields   []field           // a stack: the fields of the objects being written
-	seen     map[string]int    // for objects of many fields: key to index
-	spans    []span            // where the fields of the line being written are in docs
-	text     []byte            // the line's message
-	repaired []byte            // the line, its surrogates repaired
-	c1       []byte            // for stripEscapes
-	scratch  []byte            // for anything that is used up at once
-	interned map[string]string // tags and entity ids, which repeat from line to line
+	redaction redaction
+	parser    fastjson.Parser
+	stamp     []byte            // the text of "@timestamp"
+	docs      []byte            // the documents of this call, one after another
+	fields    []field           // a stack: the fields of the objects being written
+	seen      map[string]int    // for objects of many fields: key to index
+	spans     []span            // where the fields of the line being written are in docs
+	text      []byte            // the line's message
+	repaired  []byte            // the line, its surrogates repaired
+	c1        []byte            // for stripEscapes
+	scratch   []byte            // for anything that is used up at once
+	interned  map[string]string // tags and entity ids, which repeat from line to line
 }
 
 type field struct {
@@ -76,10 +79,12 @@ func NewDecoder(entityField string) *Decoder {
 // numbers digit for digit, with these changes: "@timestamp" comes first and is
 // received; "relative_time" is gone; "message" is a string, without terminal
 // escapes and line ends; of fields with one name the last is kept; numbers
-// beyond float64 are strings; what is not Unicode is U+FFFD; a line whose
-// document would be over MaxLine is cut.
+// beyond float64 are strings; what is not Unicode is U+FFFD; secrets that the
+// Redactor finds in strings, and in the tag, are replaced, but not in the
+// entity field; a line whose document would be over MaxLine is cut.
 func (d *Decoder) Decode(dst []Entry, payload []byte, received time.Time, count func(Reason)) []Entry {
 	d.docs = d.docs[:0]
+	d.redaction.Redactor, d.redaction.counts = d.Redactor, [ruleCount]int{}
 	if len(payload) > MaxMessage {
 		count(ReasonMessageTooLong)
 		return dst
@@ -177,24 +182,29 @@ func (d *Decoder) write(e *Entry, v *fastjson.Value) {
 			continue
 		case "message":
 			hasMessage, role = true, theMessage
-			d.message(f.val)
+			d.message(f.val, d.EntityField == "message")
 			d.docs = appendQuoted(append(d.docs, `,"message":`...), d.text)
 		case "level":
 			level, _ = parseLevel(d.plain(f.val))
 		case "tag":
 			if f.val.Type() == fastjson.TypeString {
-				if s := f.val.GetStringBytes(); len(s) <= maxTag {
+				if s := f.val.GetStringBytes(); len(s) <= maxTag && !d.redaction.has(s) {
 					tag = s
 				}
 			}
 		case "truncated":
 			role = theMark
 		}
+		isEntity := string(f.key) == d.EntityField && f.val.Type() == fastjson.TypeString
 		if role != theMessage {
-			d.docs = appendQuoted(append(d.docs, ','), f.key)
-			d.docs = d.appendValue(append(d.docs, ':'), f.val)
+			d.docs = append(appendQuoted(append(d.docs, ','), f.key), ':')
+			if isEntity {
+				d.docs = appendQuoted(d.docs, f.val.GetStringBytes())
+			} else {
+				d.docs = d.appendValue(d.docs, f.val, d.redaction.names(f.key))
+			}
 		}
-		if string(f.key) == d.EntityField && f.val.Type() == fastjson.TypeString {
+		if isEntity {
 			if role == ordinary {
 				role = theEntity
 			}
@@ -259,16 +269,26 @@ func (d *Decoder) open(v *fastjson.Value) []field {
 	return fields
 }
 
-// appendValue appends v as compact JSON. The parser's own writer will not do:
-// it quotes as Go does, and keeps what only JSON's grammar allows.
-func (d *Decoder) appendValue(dst []byte, v *fastjson.Value) []byte {
+// appendValue appends v as compact JSON, without secrets; all of it is one if
+// isSecret. The parser's own writer will not do: it quotes as Go does, and keeps
+// what only JSON's grammar allows.
+func (d *Decoder) appendValue(dst []byte, v *fastjson.Value, isSecret bool) []byte {
 	switch v.Type() {
 	case fastjson.TypeString:
-		return appendQuoted(dst, v.GetStringBytes())
+		s := v.GetStringBytes()
+		if isSecret {
+			return d.appendRedacted(dst, s)
+		}
+		if d.Redactor != nil {
+			s, _ = d.redaction.clean(s)
+		}
+		return appendQuoted(dst, s)
 	case fastjson.TypeNumber:
 		start := len(dst)
 		dst = v.MarshalTo(dst)
-		if n := dst[start:]; !isFloat64(n) {
+		if n := dst[start:]; isSecret {
+			dst = d.appendRedacted(dst[:start], n)
+		} else if !isFloat64(n) {
 			d.scratch = append(d.scratch[:0], n...)
 			dst = appendQuoted(dst[:start], d.scratch)
 		}
@@ -279,7 +299,7 @@ func (d *Decoder) appendValue(dst []byte, v *fastjson.Value) []byte {
 			if i > 0 {
 				dst = append(dst, ',')
 			}
-			dst = d.appendValue(dst, item)
+			dst = d.appendValue(dst, item, isSecret)
 		}
 		return append(dst, ']')
 	case fastjson.TypeObject:
@@ -294,7 +314,7 @@ func (d *Decoder) appendValue(dst []byte, v *fastjson.Value) []byte {
 			}
 			first = false
 			dst = appendQuoted(dst, f.key)
-			dst = d.appendValue(append(dst, ':'), f.val)
+			dst = d.appendValue(append(dst, ':'), f.val, isSecret || d.redaction.names(f.key))
 		}
 		d.fields = d.fields[:base]
 		return append(dst, '}')
@@ -303,10 +323,23 @@ func (d *Decoder) appendValue(dst []byte, v *fastjson.Value) []byte {
 	}
 }
 
-// message sets d.text to the text of v, the value of "message".
-func (d *Decoder) message(v *fastjson.Value) {
+// appendRedacted appends what stands for the secret s, which may be empty or
+// gone already.
+func (d *Decoder) appendRedacted(dst, s []byte) []byte {
+	if len(s) == 0 {
+		return append(dst, `""`...)
+	}
+	if string(s) != redacted {
+		d.redaction.counts[ruleField]++
+	}
+	return append(dst, `"`+redacted+`"`...)
+}
+
+// message sets d.text to the text of v, the value of "message", as it was sent
+// if that is verbatim and without secrets otherwise.
+func (d *Decoder) message(v *fastjson.Value, verbatim bool) {
 	if v.Type() != fastjson.TypeString {
-		d.text = d.appendValue(d.text[:0], v)
+		d.text = d.appendValue(d.text[:0], v, false)
 		return
 	}
 	if s := v.GetStringBytes(); hasEscapes(s) {
@@ -315,6 +348,12 @@ func (d *Decoder) message(v *fastjson.Value) {
 		d.text = append(d.text[:0], s...)
 	}
 	d.text = bytes.TrimRight(d.text, "\r\n")
+	if verbatim || d.Redactor == nil {
+		return
+	}
+	if s, changed := d.redaction.clean(d.text); changed {
+		d.text = append(d.text[:0], s...)
+	}
 }
 
 // plain returns the text of a string and the digits of a number, valid until

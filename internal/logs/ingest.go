@@ -1,6 +1,7 @@
 package logs
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -31,6 +32,7 @@ type Ingest struct {
 	journal     Journal
 	ledger      *Ledger
 	quota       *Quota
+	redactor    *Redactor
 	metrics     *Metrics
 	samples     *sampler
 	log         *slog.Logger
@@ -41,13 +43,14 @@ type Ingest struct {
 	origins map[string]int
 }
 
-// IngestOptions are the parts of an Ingest; all are needed.
+// IngestOptions are the parts of an Ingest; all but Redactor are needed.
 type IngestOptions struct {
 	EntityField string // the document's field that names the device
 	Directory   Directory
 	Journal     Journal
 	Ledger      *Ledger
 	Quota       *Quota
+	Redactor    *Redactor
 	Metrics     *Metrics
 	Log         *slog.Logger
 }
@@ -57,7 +60,7 @@ func NewIngest(o IngestOptions) *Ingest {
 	o.Quota.cutting = o.Metrics.cut.Add
 	return &Ingest{
 		entityField: o.EntityField, directory: o.Directory, journal: o.Journal, ledger: o.Ledger,
-		quota: o.Quota, metrics: o.Metrics, samples: newSampler(o.Log), log: o.Log,
+		quota: o.Quota, redactor: o.Redactor, metrics: o.Metrics, samples: newSampler(o.Log, o.Redactor), log: o.Log,
 	}
 }
 
@@ -92,6 +95,7 @@ func (in *Ingest) stored(origin string) bool {
 // waits until the journal has answered for each of them.
 func (in *Ingest) Run(ctx context.Context, source Source) error {
 	w := worker{Ingest: in, decoder: NewDecoder(in.entityField), index: map[string]int{}}
+	w.decoder.Redactor = in.redactor
 	ctx, stop := context.WithCancel(ctx)
 	w.pending.Go(func() { w.tellClosings(ctx) })
 	err := source.Run(ctx, w.handle)
@@ -149,6 +153,11 @@ func (w *worker) handle(m Message) {
 	w.entries = w.decoder.Decode(w.entries[:0], m.Payload, m.Received, func(r Reason) {
 		w.irregular(r, m.ClientID, m.Payload)
 	})
+	for rule, n := range w.decoder.redaction.counts {
+		if n > 0 {
+			w.metrics.redactions.WithLabelValues(ruleNames[rule]).Add(float64(n))
+		}
+	}
 	w.metrics.lines.WithLabelValues("success").Add(float64(len(w.entries)))
 
 	w.pending.Add(1)
@@ -305,17 +314,18 @@ func (a *answer) settle(err error) {
 // sampler logs the first ten lines of each reason and then every time their
 // number has grown by a tenth, so that a flood does not drown the log.
 type sampler struct {
-	log  *slog.Logger
-	mu   sync.Mutex
-	seen map[Reason]*sampled
+	log      *slog.Logger
+	redactor *Redactor
+	mu       sync.Mutex
+	seen     map[Reason]*sampled
 }
 
 type sampled struct{ count, next uint64 }
 
 const sampleBytes = 200
 
-func newSampler(log *slog.Logger) *sampler {
-	return &sampler{log: log, seen: map[Reason]*sampled{}}
+func newSampler(log *slog.Logger, redactor *Redactor) *sampler {
+	return &sampler{log: log, redactor: redactor, seen: map[Reason]*sampled{}}
 }
 
 func (s *sampler) note(r Reason, who string, sample []byte) {
@@ -333,6 +343,17 @@ func (s *sampler) note(r Reason, who string, sample []byte) {
 	count := n.count
 	s.mu.Unlock()
 	if log {
-		s.log.Warn("irregular log line", "reason", r, "count", count, "who", who, "sample", string(sample[:min(len(sample), sampleBytes)]))
+		s.log.Warn("irregular log line", "reason", r, "count", count, "who", who, "sample", s.shown(sample))
 	}
+}
+
+// shown returns what the log may show of a sample. It may be no JSON, and is
+// searched as a text far enough to know a secret that begins in what is shown.
+func (s *sampler) shown(sample []byte) string {
+	sample = sample[:min(len(sample), MaxLine)]
+	if s.redactor != nil {
+		r := redaction{Redactor: s.redactor}
+		sample, _ = r.clean(bytes.ToValidUTF8(sample, []byte("\uFFFD")))
+	}
+	return string(sample[:min(len(sample), sampleBytes)])
 }
