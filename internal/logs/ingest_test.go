@@ -77,6 +77,13 @@ func (h *held) Append(b logs.Batch, done func(uint64, error)) {
 	})
 }
 
+// waiting returns how many appends have no answer yet.
+func (h *held) waiting() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.answers)
+}
+
 // answer answers the oldest append that has no answer yet.
 func (h *held) answer(err error) {
 	h.mu.Lock()
@@ -185,7 +192,7 @@ func (in *intake) send(clientID string, lines ...string) (done chan error) {
 
 // answerAll lets the journal take everything.
 func (in *intake) answerAll() {
-	for len(in.journal.answers) > 0 {
+	for in.journal.waiting() > 0 {
 		in.journal.answer(nil)
 	}
 }
@@ -441,6 +448,8 @@ func TestIngestQuotaOverTime(t *testing.T) {
 		in := newIntake(t, 1, 3)
 		said := func() (texts []string) {
 			t.Helper()
+			in.journal.mu.Lock()
+			defer in.journal.mu.Unlock()
 			for _, b := range in.journal.batches {
 				var body struct{ Logs []struct{ Message string } }
 				if err := json.Unmarshal(b.Body, &body); err != nil {
