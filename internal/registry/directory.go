@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 
 	"signalbox/internal/fleet"
@@ -76,12 +75,11 @@ func (d *Directory) All() []fleet.DeviceRef {
 
 // KeysOfModel returns the keys of the devices of the model with that code.
 func (d *Directory) KeysOfModel(code string) (keys []string) {
-	prefix := fleet.ClientID(code, "")
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	for client, id := range d.byClient {
-		if key, ok := strings.CutPrefix(client, prefix); ok && len(key) == len(d.byID[id].Key) && !strings.Contains(key, "-") {
-			keys = append(keys, key)
+	for _, ref := range d.byID {
+		if ref.ModelCode == code {
+			keys = append(keys, ref.Key)
 		}
 	}
 	return keys
