@@ -1,0 +1,142 @@
+package logs
+
+import (
+	"bytes"
+	"context"
+	"strconv"
+	"time"
+
+	"signalbox/internal/fleet"
+)
+
+// Sink is a store outside Signalbox that gets a copy of every line.
+type Sink interface {
+	// Name names the sink in metrics, the log and its position: [a-z0-9-]+.
+	Name() string
+
+	// Write hands the lines over. Every line that is not among the refusals is
+	// stored when err is nil. With an error none but the refused are settled, and
+	// all others are to be written again: at once and fewer at a time if it is of
+	// kind fleet.TooLarge or fleet.Invalid, which is about what was sent; later
+	// for any other kind, which is about the sink. A line that is written again
+	// after it was stored must not become a second one.
+	Write(ctx context.Context, lines []SinkLine) (refused []Refusal, err error)
+}
+
+// SinkLine is one line as a Sink gets it.
+type SinkLine struct {
+	ID       string // names the line for ever: <epoch>-<seq>.<n>
+	Seq      uint64
+	N        int       // its index within its batch
+	Device   string    // the device's key; "" when no device matched
+	Received time.Time // when it arrived
+	Doc      []byte    // the document as journalled, a JSON object
+	Meta     []byte    // a JSON object with what is known of "level", "tag" and "uptime_ms"; nil if nothing is
+}
+
+// size is what the line counts towards the size of a request.
+func (l *SinkLine) size() int { return len(l.Doc) + len(l.Meta) + sinkLineOverhead }
+
+// Refusal says that a sink did not take one line.
+type Refusal struct {
+	Index int // in the lines given to Write
+	// Kind is fleet.Invalid or fleet.TooLarge for a line that the sink will never
+	// take. Any other kind means that it may take it later.
+	Kind   fleet.Kind
+	Reason string // the sink's own words
+}
+
+// final reports whether a line refused with this kind is refused for good.
+func final(k fleet.Kind) bool { return k == fleet.Invalid || k == fleet.TooLarge }
+
+// Positions remembers how far each reader of the journal has come.
+type Positions interface {
+	// Position returns the place that was stored last, or "" and 0.
+	Position(ctx context.Context, name string) (epoch string, seq uint64, err error)
+	SetPosition(ctx context.Context, name, epoch string, seq uint64) error
+}
+
+// DeadLetters keeps the lines that a sink will never take.
+type DeadLetters interface {
+	// Refuse stores the line; when it returns nil, that is durable. A line that
+	// is refused again shortly after is stored once.
+	Refuse(ctx context.Context, sink string, line SinkLine, reason string) error
+}
+
+// lineID returns the id of the line with index n of the record.
+func lineID(epoch string, seq uint64, n int) string {
+	b := make([]byte, 0, len(epoch)+24)
+	b = strconv.AppendUint(append(append(b, epoch...), '-'), seq, 10)
+	return string(strconv.AppendInt(append(b, '.'), int64(n), 10))
+}
+
+// sinkLines appends the lines of the record. A record that is no Body is one
+// line, and ok is false.
+func sinkLines(dst []SinkLine, epoch string, r Record) (lines []SinkLine, ok bool) {
+	received := r.Body.Received()
+	docs, metas, ok := splitBody(r.Body)
+	if !ok {
+		docs, metas = [][]byte{r.Body}, nil
+	}
+	for n, doc := range docs {
+		l := SinkLine{ID: lineID(epoch, r.Seq, n), Seq: r.Seq, N: n, Device: r.Device, Received: received, Doc: doc}
+		if metas != nil && len(metas[n]) > len("{}") {
+			l.Meta = metas[n]
+		}
+		dst = append(dst, l)
+	}
+	return dst, ok
+}
+
+// splitBody returns the documents of a Body, and what is known of each or nil,
+// as parts of it. It relies on what EncodeBody writes and looks for no faults
+// within the documents.
+func splitBody(b Body) (docs, metas [][]byte, ok bool) {
+	n := b.Lines()
+	if n == 0 {
+		return nil, nil, false
+	}
+	at := len(bodyReceived) + len(TimeLayout) + len(bodyLines)
+	at += bytes.IndexByte(b[at:], ',')
+	rest, ok := bytes.CutPrefix(b[at:], []byte(bodyLogs))
+	if !ok {
+		return nil, nil, false
+	}
+	docs, rest, ok = splitArray(rest)
+	if meta, has := bytes.CutPrefix(rest, []byte(`,"meta":[`)); ok && has {
+		metas, rest, ok = splitArray(meta)
+		ok = ok && len(metas) == n
+	}
+	return docs, metas, ok && len(docs) == n && string(rest) == "}"
+}
+
+// splitArray returns the values of the JSON array whose "[" stands before b,
+// and what follows its "]".
+func splitArray(b []byte) (values [][]byte, rest []byte, ok bool) {
+	depth, start := 0, 0
+	for i := 0; i < len(b); i++ {
+		switch b[i] {
+		case '"':
+			for i++; i < len(b) && b[i] != '"'; i++ {
+				if b[i] == '\\' {
+					i++
+				}
+			}
+		case '{', '[':
+			depth++
+		case '}':
+			depth--
+		case ',':
+			if depth == 0 {
+				values = append(values, b[start:i:i])
+				start = i + 1
+			}
+		case ']':
+			if depth == 0 {
+				return append(values, b[start:i:i]), b[i+1:], true
+			}
+			depth--
+		}
+	}
+	return nil, nil, false
+}
