@@ -72,7 +72,7 @@ func TestDevicesCannotReachInside(t *testing.T) {
 		defer mu.Unlock()
 		received = append(received, m.Topic())
 	}
-	for i, topic := range []string{"live/+", "live/#", "logs/#", "logs/" + d.Key, "unmatched/#", "mqttrelay/#", "$JS/#", "$JS/API/#", "$SYS/#", "$MQTT/#", "$MQTT/msgs/#", "$MQTT/JSA/#", "_INBOX/#", "#", "+/+", "+/#", "/#"} {
+	for i, topic := range []string{"live/+", "live/#", "logs/#", "logs/" + d.Key, "unmatched/#", "mqttrelay/#", "$JS/#", "$JS/API/#", "$SYS/#", "$MQTT/#", "$MQTT/msgs/#", "$MQTT/JSA/#", "_INBOX/#", "deadletter/#", "$KV/#", "#", "+/+", "+/#", "/#"} {
 		c, err := dial(s.mqtt, fmt.Sprintf("eavesdropper-%d", i))
 		if err != nil {
 			t.Fatal(err)
@@ -82,7 +82,7 @@ func TestDevicesCannotReachInside(t *testing.T) {
 	}
 	forged := fmt.Sprintf(`{"received":"2026-01-01T00:00:00.000000Z","lines":1,"logs":[{"entity_id":%q,"message":"forged","n":1000}]}`, d.Entity)
 	for i, topic := range []string{
-		"logs/" + d.Key, "live/" + d.Key, "unmatched/no_entity", "mqttrelay/iotsupport/logsink",
+		"logs/" + d.Key, "live/" + d.Key, "unmatched/no_entity", "deadletter/elasticsearch", "$KV/positions/elasticsearch", "mqttrelay/iotsupport/logsink",
 		"$JS/API/STREAM/DELETE/LOGS", "$JS/API/STREAM/PURGE/LOGS", "$JS/API/STREAM/DELETE/$MQTT_msgs",
 		"$MQTT/msgs/iotsupport/logsink", "$MQTT/JSA/x/y", "$MQTT/sess/x", "$SYS/REQ/SERVER/PING", "_INBOX/x",
 	} {

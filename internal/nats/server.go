@@ -66,7 +66,7 @@ func (g *gate) Check(c server.ClientAuthentication) bool {
 
 // reserved are the subjects that belong to this program and to the server's
 // own interfaces: no device may touch them, whatever else it may.
-var reserved = []string{"$JS.>", "$SYS.>", "$MQTT.msgs.>", "$MQTT.JSA.>", "_INBOX.>", relay + ".>", "logs.>", "live.>", "unmatched.>"}
+var reserved = []string{"$JS.>", "$SYS.>", "$MQTT.msgs.>", "$MQTT.JSA.>", "_INBOX.>", relay + ".>", "logs.>", "live.>", "unmatched.>", deadPrefix + ">", "$KV.>"}
 
 // StartServer starts the server. It returns when the server takes connections.
 func StartServer(o ServerOptions) (*Server, error) {

@@ -1,0 +1,174 @@
+package nats_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"signalbox/internal/fleet"
+	"signalbox/internal/logs"
+	"signalbox/internal/nats"
+)
+
+func TestPositions(t *testing.T) {
+	dir := t.TempDir()
+	f := func(p *nats.Positions, name, epoch string, seq uint64) {
+		t.Helper()
+		e, s, err := p.Position(t.Context(), name)
+		if err != nil || e != epoch || s != seq {
+			t.Errorf("position of %s is %q, %d, %v; want %q, %d", name, e, s, err, epoch, seq)
+		}
+	}
+	open := func() (*nats.Positions, func()) {
+		s := startServer(t, dir, "")
+		j := openJournal(t, s, nats.JournalOptions{})
+		p, err := nats.OpenPositions(t.Context(), j)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p, func() { j.Close(); s.Close() }
+	}
+	p, stop := open()
+	f(p, "elasticsearch", "", 0)
+	for _, seq := range []uint64{1, 7, 1 << 60} {
+		if err := p.SetPosition(t.Context(), "elasticsearch", "abc", seq); err != nil {
+			t.Fatal(err)
+		}
+		f(p, "elasticsearch", "abc", seq)
+	}
+	f(p, "other", "", 0)
+	stop()
+	p, stop = open()
+	f(p, "elasticsearch", "abc", 1<<60)
+	stop()
+	if err := p.SetPosition(t.Context(), "elasticsearch", "abc", 5); fleet.KindOf(err) != fleet.Unavailable {
+		t.Errorf("error %v of a closed server; want one of kind unavailable", err)
+	}
+}
+
+func TestDeadLetters(t *testing.T) {
+	s := startServer(t, t.TempDir(), "")
+	defer s.Close()
+	j := openJournal(t, s, nats.JournalOptions{})
+	defer j.Close()
+	d, err := nats.OpenDeadLetters(t.Context(), j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Date(2026, 7, 4, 8, 0, 0, 0, time.UTC)
+	lines := []logs.SinkLine{
+		{ID: "abc-1.0", Device: "dev00001", Received: at, Doc: []byte(`{"message":"no"}`)},
+		{ID: "abc-2.0", Received: at, Doc: []byte("rub\xffbish")},
+		{ID: "abc-1.0", Device: "dev00001", Received: at, Doc: []byte(`{"message":"no"}`)}, // again
+	}
+	for _, l := range lines {
+		if err := d.Refuse(t.Context(), "elasticsearch", l, "mapping"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []nats.DeadLetter
+	if err := d.Read(t.Context(), "elasticsearch", func(l nats.DeadLetter) error { got = append(got, l); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	want := []nats.DeadLetter{
+		{Line: "abc-1.0", Device: "dev00001", Received: "2026-07-04T08:00:00.000000Z", Reason: "mapping", Document: json.RawMessage(`{"message":"no"}`)},
+		{Line: "abc-2.0", Received: "2026-07-04T08:00:00.000000Z", Reason: "mapping", Document: json.RawMessage(`"rub\ufffdbish"`)},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// store is a sink in memory.
+type store struct {
+	mu    sync.Mutex
+	lines map[string]int // by id: how often it was written
+	wrote chan struct{}  // one for each call
+	fail  bool
+}
+
+func (s *store) Name() string { return "store" }
+
+func (s *store) Write(_ context.Context, lines []logs.SinkLine) ([]logs.Refusal, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer func() {
+		select {
+		case s.wrote <- struct{}{}:
+		default:
+		}
+	}()
+	if s.fail {
+		return nil, fleet.E(fleet.Unavailable, nil, "down")
+	}
+	for _, l := range lines {
+		s.lines[l.ID]++
+	}
+	return nil, nil
+}
+
+// The process that feeds a sink is stopped again and again while lines come
+// in, and the server with it: each line arrives.
+func TestSinkAcrossRestarts(t *testing.T) {
+	dir := t.TempDir()
+	sink := &store{lines: map[string]int{}, wrote: make(chan struct{}, 1)}
+	const lives, records = 6, 400
+	for life := range lives {
+		s := startServer(t, dir, "")
+		j := openJournal(t, s, nats.JournalOptions{})
+		positions, err := nats.OpenPositions(t.Context(), j)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dead, err := nats.OpenDeadLetters(t.Context(), j)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := logs.OpenSink(t.Context(), logs.SinkOptions{
+			Sink: sink, Journal: j, Positions: positions, DeadLetters: dead, Metrics: logs.NewSinkMetrics(prometheus.NewRegistry()), Log: quiet(),
+			MinDelay: 5 * time.Millisecond, MaxDelay: 20 * time.Millisecond,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sink.mu.Lock()
+		sink.fail = life == 2 // a whole life long
+		sink.mu.Unlock()
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- r.Run(ctx) }()
+		last := put(t, j, fmt.Sprintf("dev%d", life), life*records, records)
+		<-sink.wrote // it is at work: that is the moment
+		if life == lives-1 {
+			for deadline := time.Now().Add(20 * time.Second); r.Settled() < last && time.Now().Before(deadline); {
+				time.Sleep(5 * time.Millisecond)
+			}
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if r.Held() != r.Settled() {
+			t.Errorf("life %d: stored position %d, settled %d", life, r.Held(), r.Settled())
+		}
+		if life == lives-1 {
+			for seq := uint64(1); seq <= last; seq++ {
+				if id := j.Epoch() + "-" + strconv.FormatUint(seq, 10) + ".0"; sink.lines[id] == 0 {
+					t.Errorf("line %s did not arrive", id)
+				}
+			}
+			if len(sink.lines) != lives*records {
+				t.Errorf("%d lines arrived; want %d", len(sink.lines), lives*records)
+			}
+		}
+		j.Close()
+		s.Close()
+	}
+}
