@@ -331,11 +331,7 @@ func (r *SinkRunner) doubt(ctx context.Context, i int, kind fleet.Kind, err erro
 	id := r.queue[i].ID
 	_, again := r.doubtful[id]
 	if again && r.ripe(i) {
-		reason := err.Error()
-		if e, ok := errors.AsType[*fleet.Error](err); ok {
-			reason = e.Msg
-		}
-		return r.refuse(ctx, i, kind, reason)
+		return r.refuse(ctx, i, kind, err.Error())
 	}
 	if !again {
 		r.doubtful[id] = r.accepted
