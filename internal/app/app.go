@@ -50,7 +50,8 @@ type app struct {
 	log     *slog.Logger
 	metrics *prometheus.Registry
 	web     *web.Server
-	closers []func() error // what was opened, in order
+	closers []func() error  // what was opened, in order
+	held    []func() uint64 // the sequence up to which each copy of the journal is complete
 
 	stop    chan struct{} // has room for one: /health/drain was asked
 	drained chan struct{} // closed when no messages are taken and no streams are open
@@ -102,7 +103,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	}
 	a.onClose(func() error { server.Close(); return nil })
 	limits := nats.JournalOptions{MaxBytes: int64(cfg.JournalMaxBytes), MaxAge: time.Duration(cfg.JournalMaxAge), Log: log}
-	if cfg.LogsHistory != "off" { // then what is not in the history yet is kept longer, see keepJournal
+	if cfg.LogsHistory != "off" || cfg.ElasticsearchURL != "" { // then what is not copied yet is kept longer, see keepJournal
 		limits = nats.JournalOptions{MaxBytes: int64(cfg.JournalDiskBytes), Log: log}
 	}
 	journal, err := nats.OpenJournal(ctx, server, limits)
@@ -120,6 +121,18 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	past, history, keepers, err := a.openHistory(ctx, journal, devices)
 	if err != nil {
 		return nil, err
+	}
+	if cfg.ElasticsearchURL != "" {
+		sink, err := a.openElasticsearch(ctx, journal)
+		if err != nil {
+			return nil, err
+		}
+		keepers = append(keepers, unit{"Elasticsearch", sink.Run})
+		a.held = append(a.held, sink.Held)
+		log.Info("lines are copied to Elasticsearch", "url", cfg.ElasticsearchURL)
+	}
+	if len(a.held) > 0 {
+		keepers = append(keepers, unit{"journal limits", func(ctx context.Context) error { a.keepJournal(ctx, journal); return nil }})
 	}
 	hub := logs.NewHub(journal, past, newest, ledger, logMetrics, log)
 	ingest := logs.NewIngest(logs.IngestOptions{

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"signalbox/internal/logs"
@@ -46,16 +47,17 @@ func (a *app) openHistory(ctx context.Context, journal *nats.Journal, devices *r
 			}
 		}
 	})
+	a.held = append(a.held, sealer.Held)
 	return store, store, []unit{
 		{"history", sealer.Run},
 		{"retention", retention.Run},
-		{"journal limits", func(ctx context.Context) error { a.keepJournal(ctx, journal, sealer.Held); return nil }},
 		{"deleted devices", func(ctx context.Context) error { a.forget(ctx, chunks, forget); return nil }},
 	}, nil
 }
 
-// keepJournal keeps the journal within its limits, as far as held allows.
-func (a *app) keepJournal(ctx context.Context, journal *nats.Journal, held func() uint64) {
+// keepJournal keeps the journal within its limits, as far as every copy of it
+// is complete.
+func (a *app) keepJournal(ctx context.Context, journal *nats.Journal) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -63,7 +65,11 @@ func (a *app) keepJournal(ctx context.Context, journal *nats.Journal, held func(
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if err := journal.Keep(ctx, int64(a.cfg.JournalMaxBytes), time.Duration(a.cfg.JournalMaxAge), held()); err != nil && ctx.Err() == nil {
+			held := uint64(math.MaxUint64 - 1)
+			for _, f := range a.held {
+				held = min(held, f())
+			}
+			if err := journal.Keep(ctx, int64(a.cfg.JournalMaxBytes), time.Duration(a.cfg.JournalMaxAge), held); err != nil && ctx.Err() == nil {
 				a.log.Warn("the journal could not be kept within its limits; trying again", "err", err)
 			}
 		}

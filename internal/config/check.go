@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // checker finds the mistakes that need more than one setting, a file, or a
@@ -38,6 +39,7 @@ func (c *checker) all() {
 	c.exposure()
 	c.tls()
 	c.mqtt()
+	c.elasticsearch()
 	c.urls()
 	if c.SecretKey != "" && len(c.SecretKey) < 16 {
 		c.wrong("SECRET_KEY", "at least 16 characters")
@@ -195,6 +197,26 @@ func (c *checker) mqtt() {
 		c.wrong("MQTT_CA_FILE", "a file that can be read: "+err.Error())
 	} else if !x509.NewCertPool().AppendCertsFromPEM(pem) {
 		c.wrong("MQTT_CA_FILE", "a file with certificates in PEM")
+	}
+}
+
+func (c *checker) elasticsearch() {
+	if u := c.ElasticsearchURL.parse(); c.ElasticsearchURL != "" && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Fragment != "") {
+		c.wrong("ELASTICSEARCH_URL", "a URL that starts with http:// or https://")
+	}
+	if c.ElasticsearchPassword != "" && c.ElasticsearchUsername == "" {
+		c.wrong("ELASTICSEARCH_USERNAME", "a user name, as ELASTICSEARCH_PASSWORD is given")
+	}
+	// What the servers forbid in names; more is theirs to say.
+	const forbidden = "\\/\"<>|?# :"
+	prefix := c.ElasticsearchIndexPrefix
+	if prefix == "" || len(prefix) > 200 || strings.ContainsAny(prefix, forbidden+"*,") || strings.ContainsAny(prefix[:1], "-_+.") ||
+		strings.ToLower(prefix) != prefix || strings.ContainsFunc(prefix, unicode.IsControl) {
+		c.wrong("ELASTICSEARCH_INDEX_PREFIX", "the beginning of an index name: small letters, digits, hyphens and dots")
+	}
+	if pattern := c.ElasticsearchIndexPattern; pattern == "" || strings.ContainsAny(pattern, forbidden) || strings.ContainsAny(pattern[:1], "-_") ||
+		strings.ContainsFunc(pattern, unicode.IsControl) {
+		c.wrong("ELASTICSEARCH_INDEX_PATTERN", "names of indices, with * for any text, separated by commas")
 	}
 }
 

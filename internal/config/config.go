@@ -29,11 +29,11 @@ type Config struct {
 	DataDir     string    `env:"DATA_DIR" default:"./data" group:"Storage" placeholder:"DIR" help:"Directory for everything Signalbox keeps: the journal and, without DATABASE_URL, the database. Made when missing."`
 	DatabaseURL SecretURL `env:"DATABASE_URL" group:"Storage" placeholder:"URL" help:"PostgreSQL, as postgres://user:password@host/name. Empty: SQLite in DATA_DIR/signalbox.db."`
 
-	JournalMaxBytes ByteSize `env:"JOURNAL_MAX_BYTES" default:"4GiB" min:"64KiB" group:"Storage" placeholder:"SIZE" help:"Size of the journal on disk at which its oldest lines go first, once they are in the history."`
-	JournalMaxAge   Duration `env:"JOURNAL_MAX_AGE" default:"7d" min:"1s" zero:"no limit" group:"Storage" placeholder:"TIME" help:"Age at which lines leave the journal, once they are in the history."`
+	JournalMaxBytes ByteSize `env:"JOURNAL_MAX_BYTES" default:"4GiB" min:"64KiB" group:"Storage" placeholder:"SIZE" help:"Size of the journal on disk at which its oldest lines go first, once they are in the history and at ELASTICSEARCH_URL."`
+	JournalMaxAge   Duration `env:"JOURNAL_MAX_AGE" default:"7d" min:"1s" zero:"no limit" group:"Storage" placeholder:"TIME" help:"Age at which lines leave the journal, once they are in the history and at ELASTICSEARCH_URL."`
 	JournalSync     Sync     `env:"JOURNAL_SYNC" default:"10s" group:"Storage" placeholder:"TIME" help:"How often the journal is forced to disk (fsync). Only a power failure or a kernel crash can lose what was not; 'always' loses nothing and is slower."`
 
-	JournalDiskBytes ByteSize `env:"JOURNAL_DISK_BYTES" default:"0" min:"64KiB" zero:"four times JOURNAL_MAX_BYTES" group:"Storage" placeholder:"SIZE" help:"Size of the journal at which even lines that are not in the history yet go. Until then the journal keeps them whatever its other limits say."`
+	JournalDiskBytes ByteSize `env:"JOURNAL_DISK_BYTES" default:"0" min:"64KiB" zero:"four times JOURNAL_MAX_BYTES" group:"Storage" placeholder:"SIZE" help:"Size of the journal at which even lines go that are not in the history yet, or not at ELASTICSEARCH_URL. Until then the journal keeps them whatever its other limits say."`
 
 	LogsHistory      string        `env:"LOGS_HISTORY" default:"sql" oneof:"sql,off" group:"History" help:"Where lines are kept and searched after the journal: sql, which is DATA_DIR/history.db or DATABASE_URL, or off."`
 	HistoryMaxAge    Duration      `env:"HISTORY_MAX_AGE" default:"90d" min:"1m" zero:"no limit" group:"History" placeholder:"TIME" help:"Age at which lines are deleted from the history."`
@@ -67,6 +67,12 @@ type Config struct {
 
 	LogRedact         string   `env:"LOG_REDACT" default:"on" oneof:"on,off" group:"Log lines" placeholder:"on|off" help:"Whether secrets that devices log are replaced before anything is kept or shown: bearer tokens, passwords in URLs, Wi-Fi keys, and JSON fields named like secrets. LOG_REDACT_PATTERNS holds in any case."`
 	LogRedactPatterns Patterns `env:"LOG_REDACT_PATTERNS" default:"[]" group:"Log lines" placeholder:"JSON" help:"Your own patterns of secrets, as a JSON list of regular expressions (RE2). If one has a group, only what its first group matches is replaced. Each is tried on every text that a device logs."`
+
+	ElasticsearchURL          SecretURL `env:"ELASTICSEARCH_URL" group:"Elasticsearch" placeholder:"URL" help:"Elasticsearch, OpenSearch or what speaks their protocol, which gets a copy of every line, as https://host:9200; a path and a query are kept. Empty: off."`
+	ElasticsearchUsername     string    `env:"ELASTICSEARCH_USERNAME" group:"Elasticsearch" placeholder:"NAME" help:"User name at ELASTICSEARCH_URL."`
+	ElasticsearchPassword     Secret    `env:"ELASTICSEARCH_PASSWORD" group:"Elasticsearch" placeholder:"SECRET" help:"Password at ELASTICSEARCH_URL."`
+	ElasticsearchIndexPrefix  string    `env:"ELASTICSEARCH_INDEX_PREFIX" default:"logstash-http-" group:"Elasticsearch" placeholder:"TEXT" help:"Beginning of the name of the index for the lines of a day; YYYY.MM.DD in UTC follows."`
+	ElasticsearchIndexPattern string    `env:"ELASTICSEARCH_INDEX_PATTERN" default:"logstash-http-*" group:"Elasticsearch" placeholder:"PATTERN" help:"Names of the indices that lines are read from."`
 
 	SSEHeartbeatInterval      Duration `env:"SSE_HEARTBEAT_INTERVAL" name:"sse-heartbeat-interval" default:"15s" min:"1s" max:"1h" group:"Streams" placeholder:"TIME" help:"Time between heartbeats on an event stream that has nothing else to say."`
 	StreamBufferBytes         ByteSize `env:"STREAM_BUFFER_BYTES" default:"1MiB" min:"64KiB" max:"1GiB" group:"Streams" placeholder:"SIZE" help:"What may wait in memory for one slow reader before it has to read from the journal instead."`

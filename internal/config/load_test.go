@@ -59,6 +59,8 @@ func TestDefaultsNeedNothing(t *testing.T) {
 		Host: "127.0.0.1", Port: 3101, InternalListen: "127.0.0.1:3103", MQTTListen: "127.0.0.1:1883",
 		MQTTClientID: "iotsupport-backend", LogsinkTopic: "iotsupport/logsink", LogsinkEntityField: "entity_id",
 		DeviceLogQuotas: Quotas{}, LogRedact: "on", LogRedactPatterns: Patterns{},
+
+		ElasticsearchIndexPrefix: "logstash-http-", ElasticsearchIndexPattern: "logstash-http-*",
 		SSEHeartbeatInterval: Duration(15 * time.Second), StreamBufferBytes: 1 << 20, StreamWriteTimeout: Duration(10 * time.Second),
 		MaxStreams: 20000, MaxSubscriptionsPerStream: 1000, StreamMaxRate: 5000,
 		BaseURL: "http://127.0.0.1:3101", CORSOrigins: Origins{"http://localhost:3100"},
@@ -266,6 +268,24 @@ func TestCheckedTogether(t *testing.T) {
 	f("LOGSINK_TOPIC=a/#", "LOGSINK_TOPIC")
 	f("LOGSINK_TOPIC=/a", "LOGSINK_TOPIC")
 	f("LOGSINK_TOPIC=", "LOGSINK_TOPIC")
+
+	// Elasticsearch.
+	f("ELASTICSEARCH_URL=https://es:9200/prefix/?a=b ELASTICSEARCH_USERNAME=u ELASTICSEARCH_PASSWORD=p")
+	f("ELASTICSEARCH_URL=http://u:p@es")
+	f("ELASTICSEARCH_URL=es:9200", "ELASTICSEARCH_URL")
+	f("ELASTICSEARCH_URL=ftp://es", "ELASTICSEARCH_URL")
+	f("ELASTICSEARCH_URL=http://", "ELASTICSEARCH_URL")
+	f("ELASTICSEARCH_URL=http://es#x", "ELASTICSEARCH_URL")
+	f("ELASTICSEARCH_PASSWORD=p", "ELASTICSEARCH_USERNAME")
+	f("ELASTICSEARCH_INDEX_PREFIX=logs.fleet_1-")
+	for _, prefix := range []string{"", "Logs-", "-logs", "_logs", "logs*", "a/b", "a,b", "a:b", strings.Repeat("a", 201)} {
+		f("ELASTICSEARCH_INDEX_PREFIX="+prefix, "ELASTICSEARCH_INDEX_PREFIX")
+	}
+	f("ELASTICSEARCH_INDEX_PREFIX=" + strings.Repeat("a", 200))
+	f("ELASTICSEARCH_INDEX_PATTERN=old-*,logstash-http-*")
+	for _, pattern := range []string{"", "a/b", "a?", "_all", "a#b"} {
+		f("ELASTICSEARCH_INDEX_PATTERN="+pattern, "ELASTICSEARCH_INDEX_PATTERN")
+	}
 
 	// Bounds, on both sides.
 	f("SSE_HEARTBEAT_INTERVAL=1")

@@ -172,6 +172,20 @@ func (r *SinkRunner) take(ctx context.Context, page []Record) {
 		}
 		r.lines = lines
 	}
+	r.note()
+}
+
+// note tells the other goroutines what the queue says.
+func (r *SinkRunner) note() {
+	at, oldest := r.taken, int64(0)
+	if len(r.queue) > 0 {
+		at = r.queue[0].Seq - 1
+		if received := r.queue[0].Received; !received.IsZero() {
+			oldest = received.UnixNano()
+		}
+	}
+	r.settled.Store(at)
+	r.oldest.Store(oldest)
 }
 
 // round offers what is in the queue to the sink and removes what that settles.
@@ -206,14 +220,10 @@ func (r *SinkRunner) round(ctx context.Context) error {
 		}
 		return q.settled
 	})
-	at, oldest := r.taken, int64(0)
-	if len(r.queue) > 0 {
-		at, oldest = r.queue[0].Seq-1, r.queue[0].Received.UnixNano()
-	} else if cap(r.queue) > 4*sinkMaxLines {
+	if len(r.queue) == 0 && cap(r.queue) > 4*sinkMaxLines {
 		r.queue = nil
 	}
-	r.settled.Store(at)
-	r.oldest.Store(oldest)
+	r.note()
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
