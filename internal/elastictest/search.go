@@ -188,10 +188,10 @@ func (q query) match(doc map[string]any) bool {
 
 // wildcard reports whether all of text fits the pattern of * and ?.
 func wildcard(pattern, text string) bool {
-	p, s := []rune(pattern), []rune(text)
+	s := []rune(text)
 	fits := make([]bool, len(s)+1) // of what was seen of the pattern, by length of text
 	fits[0] = true
-	for _, c := range p {
+	for _, c := range pattern {
 		next := make([]bool, len(s)+1)
 		next[0] = fits[0] && c == '*'
 		for i := range s {
