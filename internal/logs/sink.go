@@ -3,7 +3,6 @@ package logs
 import (
 	"bytes"
 	"context"
-	"strconv"
 	"time"
 
 	"signalbox/internal/fleet"
@@ -25,7 +24,7 @@ type Sink interface {
 
 // SinkLine is one line as a Sink gets it.
 type SinkLine struct {
-	ID       string // names the line for ever: <epoch>-<seq>.<n>
+	ID       string // names the line for ever: its LineCursor
 	Seq      uint64
 	N        int       // its index within its batch
 	Device   string    // the device's key; "" when no device matched
@@ -63,13 +62,6 @@ type DeadLetters interface {
 	Refuse(ctx context.Context, sink string, line SinkLine, reason string) error
 }
 
-// lineID returns the id of the line with index n of the record.
-func lineID(epoch string, seq uint64, n int) string {
-	b := make([]byte, 0, len(epoch)+24)
-	b = strconv.AppendUint(append(append(b, epoch...), '-'), seq, 10)
-	return string(strconv.AppendInt(append(b, '.'), int64(n), 10))
-}
-
 // sinkLines appends the lines of the record. A record that is no Body is one
 // line, and ok is false.
 func sinkLines(dst []SinkLine, epoch string, r Record) (lines []SinkLine, ok bool) {
@@ -79,7 +71,7 @@ func sinkLines(dst []SinkLine, epoch string, r Record) (lines []SinkLine, ok boo
 		docs, metas = [][]byte{r.Body}, nil
 	}
 	for n, doc := range docs {
-		l := SinkLine{ID: lineID(epoch, r.Seq, n), Seq: r.Seq, N: n, Device: r.Device, Received: received, Doc: doc}
+		l := SinkLine{ID: LineCursor{Cursor{epoch, r.Seq}, n}.String(), Seq: r.Seq, N: n, Device: r.Device, Received: received, Doc: doc}
 		if metas != nil && len(metas[n]) > len("{}") {
 			l.Meta = metas[n]
 		}
@@ -113,29 +105,19 @@ func splitBody(b Body) (docs, metas [][]byte, ok bool) {
 // splitArray returns the values of the JSON array whose "[" stands before b,
 // and what follows its "]".
 func splitArray(b []byte) (values [][]byte, rest []byte, ok bool) {
-	depth, start := 0, 0
-	for i := 0; i < len(b); i++ {
-		switch b[i] {
-		case '"':
-			for i++; i < len(b) && b[i] != '"'; i++ {
-				if b[i] == '\\' {
-					i++
-				}
-			}
-		case '{', '[':
-			depth++
-		case '}':
-			depth--
+	for i := 0; i < len(b); {
+		end := skipValue(b, i)
+		if end <= i || end >= len(b) {
+			break
+		}
+		values = append(values, b[i:end:end])
+		switch b[end] {
 		case ',':
-			if depth == 0 {
-				values = append(values, b[start:i:i])
-				start = i + 1
-			}
+			i = end + 1
 		case ']':
-			if depth == 0 {
-				return append(values, b[start:i:i]), b[i+1:], true
-			}
-			depth--
+			return values, b[end+1:], true
+		default:
+			return nil, nil, false
 		}
 	}
 	return nil, nil, false
