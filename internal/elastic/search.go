@@ -233,6 +233,9 @@ func (c *Client) searchBody(q SearchQuery, size int) object {
 	if q.Match != "" {
 		must = append(must, object{"wildcard": object{"message": object{"value": q.Match, "case_insensitive": true}}})
 	}
+	if len(must) == 0 { // an empty list is everything, or nothing, as the server likes
+		must = append(must, object{"match_all": object{}})
+	}
 	order := "asc"
 	if q.Descending {
 		order = "desc"
@@ -292,7 +295,7 @@ func (c *Client) line(raw rawHit) (l Line) {
 func parseTime(s string) time.Time {
 	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999", "2006-01-02 15:04:05.999999999"} {
 		if t, err := time.Parse(layout, strings.TrimSpace(s)); err == nil {
-			return t.UTC()
+			return t.UTC().Round(time.Microsecond) // a server may have made a float of it
 		}
 	}
 	return time.Time{}

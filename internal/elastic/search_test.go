@@ -212,6 +212,7 @@ func TestSearchDialects(t *testing.T) {
 	f(`{"hits":{"total":3,"hits":[{"_id":"a","_source":{"@timestamp":"2026-07-04T12:00:00Z"},"sort":[1]}]}}`, 3, noon)
 	f(`{"hits":{"total":{"value":3},"hits":[{"_id":"a","_source":{"@timestamp":"2026-07-04T14:00:00.000+02:00"}}]}}`, 3, noon)
 	f(`{"hits":{"hits":[{"_id":"a","_source":{"@timestamp":"2026-07-04T12:00:00.000000","signalbox":"theirs","message":7},"sort":[1]}]}}`, 0, noon)
+	f(`{"hits":{"hits":[{"_id":"a","_source":{"@timestamp":"2026-07-04T12:00:00.000000088Z"}}]}}`, 0, noon)
 	f(`{"hits":{"hits":[{"_id":"a","_source":{"@timestamp":1783166400000},"sort":[1783166400000,null,null]}]}}`, 0, noon)
 }
 

@@ -23,6 +23,7 @@ type query struct {
 		Should  []query `json:"should"`
 		Minimum int     `json:"minimum_should_match"`
 	}
+	All      *struct{} `json:"match_all"`
 	Term     map[string]string
 	Exists   *struct{ Field string }
 	Range    map[string]struct{ Gte, Lte string }
@@ -148,7 +149,7 @@ func (q query) match(doc map[string]any) bool {
 	if b := q.Bool; b != nil {
 		matches := func(q query) bool { return q.match(doc) }
 		if slices.ContainsFunc(b.Must, func(q query) bool { return !q.match(doc) }) || slices.ContainsFunc(b.MustNot, matches) ||
-			b.Minimum > 0 && !slices.ContainsFunc(b.Should, matches) {
+			len(b.Must)+len(b.MustNot)+len(b.Should) == 0 || b.Minimum > 0 && !slices.ContainsFunc(b.Should, matches) {
 			return false
 		}
 	}
