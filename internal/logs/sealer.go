@@ -234,19 +234,16 @@ func (s *Sealer) gather(ctx context.Context, pages <-chan []Record) error {
 	tick := time.NewTicker(sealTick)
 	defer tick.Stop()
 	stored := make(chan error, 1)
+	var storing sync.WaitGroup
+	defer storing.Wait()       // whether or not it succeeds, the next run finds out
 	var busy bool              // a transaction is under way
 	var retry <-chan time.Time // one failed
 	wait := shortest
 	var work sealWork
 	begin := func() {
 		busy = true
-		go func() { stored <- s.store(ctx, work) }()
+		storing.Go(func() { stored <- s.store(ctx, work) })
 	}
-	defer func() {
-		if busy {
-			<-stored
-		}
-	}()
 	for {
 		in := pages
 		if s.size() >= s.opts.Memory && (busy || retry != nil) {

@@ -317,7 +317,9 @@ func TestFilteredFollow(t *testing.T) {
 				if err != nil || len(e.Data) == 0 {
 					continue
 				}
-				var event struct{ Payload struct{ Logs []struct{ Message string } } }
+				var event struct {
+					Payload struct{ Logs []struct{ Message string } }
+				}
 				if err := json.Unmarshal([]byte(e.Data), &event); err != nil {
 					t.Error(err)
 				}

@@ -54,28 +54,30 @@ func (h *History) Sealed(ctx context.Context, epoch string) (upTo uint64, beyond
 			return classify(err)
 		}
 		beyond = map[string]uint64{}
-		rows, err := tx.QueryContext(ctx, "SELECT device, last_seq FROM log_chunks WHERE epoch = $1 AND last_seq > $2", number, upTo)
-		return each(rows, err, func() error {
+		return each(ctx, tx, func(row *sql.Rows) error {
 			var device string
 			var last uint64
-			if err := rows.Scan(&device, &last); err != nil {
+			if err := row.Scan(&device, &last); err != nil {
 				return err
 			}
 			beyond[device] = max(beyond[device], last)
 			return nil
-		})
+		}, "SELECT device, last_seq FROM log_chunks WHERE epoch = $1 AND last_seq > $2", number, upTo)
 	})
 	return upTo, beyond, err
 }
 
-// each calls f for each row and closes rows. err is what came with them.
-func each(rows *sql.Rows, err error, f func() error) error {
+// each runs a query and calls f for each of its rows.
+func each(ctx context.Context, in interface {
+	QueryContext(context.Context, string, ...any) (*sql.Rows, error)
+}, f func(*sql.Rows) error, query string, args ...any) error {
+	rows, err := in.QueryContext(ctx, query, args...)
 	if err != nil {
 		return classify(err)
 	}
 	defer rows.Close()
 	for rows.Next() {
-		if err := f(); err != nil {
+		if err := f(rows); err != nil {
 			return classify(err)
 		}
 	}
@@ -120,40 +122,40 @@ func insertChunks(ctx context.Context, tx *sql.Tx, epoch int64, chunks []logs.Ch
 	if err := tx.QueryRowContext(ctx, "UPDATE log_ids SET last_id = last_id + $1 WHERE name = 'chunks' RETURNING last_id", len(chunks)).Scan(&id); err != nil {
 		return classify(err)
 	}
-	id -= int64(len(chunks))
-	insert := map[string]func(...any) error{}
-	for table, columns := range map[string]string{
-		"log_chunks":  "id, device, epoch, first_seq, last_seq, least_at, most_at, lines, bytes, stored, levels",
-		"log_filters": "chunk, filter",
-		"log_data":    "chunk, data",
-	} {
-		marks := make([]string, strings.Count(columns, ",")+1)
-		for i := range marks {
-			marks[i] = fmt.Sprintf("$%d", i+1)
-		}
-		statement, err := tx.PrepareContext(ctx, "INSERT INTO "+table+" ("+columns+") VALUES ("+strings.Join(marks, ", ")+")")
-		if err != nil {
-			return classify(err)
-		}
-		defer statement.Close()
-		insert[table] = func(values ...any) error {
-			_, err := statement.ExecContext(ctx, values...)
-			return classify(err)
-		}
-	}
-	for i := range chunks {
+	id -= int64(len(chunks)) - 1 // the first of them
+	err := insert(ctx, tx, "log_chunks (id, device, epoch, first_seq, last_seq, least_at, most_at, lines, bytes, stored, levels)", 11, len(chunks), func(i int) []any {
 		c := &chunks[i]
-		id++
-		if err := insert["log_chunks"](id, c.Device, epoch, c.First, c.Last, c.Least.UnixMicro(), c.Most.UnixMicro(), c.Lines, c.Bytes, c.Stored, c.Levels); err != nil {
-			return err
+		return []any{id + int64(i), c.Device, epoch, c.First, c.Last, c.Least.UnixMicro(), c.Most.UnixMicro(), c.Lines, c.Bytes, c.Stored, c.Levels}
+	})
+	if err != nil {
+		return err
+	}
+	err = insert(ctx, tx, "log_filters (chunk, filter)", 2, len(chunks), func(i int) []any {
+		if chunks[i].Filter == nil {
+			return nil
 		}
-		if c.Filter != nil {
-			if err := insert["log_filters"](id, c.Filter); err != nil {
-				return err
-			}
+		return []any{id + int64(i), chunks[i].Filter}
+	})
+	if err != nil {
+		return err
+	}
+	return insert(ctx, tx, "log_data (chunk, data)", 2, len(chunks), func(i int) []any { return []any{id + int64(i), chunks[i].Data} })
+}
+
+// insert adds n rows to a table; a row that is nil is left out.
+func insert(ctx context.Context, tx *sql.Tx, into string, columns, n int, row func(int) []any) error {
+	statement, err := tx.PrepareContext(ctx, "INSERT INTO "+into+" VALUES ("+marks(1, columns)+")")
+	if err != nil {
+		return classify(err)
+	}
+	defer statement.Close()
+	for i := range n {
+		values := row(i)
+		if values == nil {
+			continue
 		}
-		if err := insert["log_data"](id, c.Data); err != nil {
-			return err
+		if _, err := statement.ExecContext(ctx, values...); err != nil {
+			return classify(err)
 		}
 	}
 	return nil
@@ -216,16 +218,15 @@ type view struct{ tx *sql.Tx }
 // Epochs implements logs.ChunkView.
 func (v view) Epochs(ctx context.Context) (map[string]int64, error) {
 	epochs := map[string]int64{}
-	rows, err := v.tx.QueryContext(ctx, "SELECT epoch, number FROM log_epochs")
-	err = each(rows, err, func() error {
+	err := each(ctx, v.tx, func(row *sql.Rows) error {
 		var epoch string
 		var number int64
-		if err := rows.Scan(&epoch, &number); err != nil {
+		if err := row.Scan(&epoch, &number); err != nil {
 			return err
 		}
 		epochs[epoch] = number
 		return nil
-	})
+	}, "SELECT epoch, number FROM log_epochs")
 	return epochs, err
 }
 
@@ -332,15 +333,14 @@ func (v view) List(ctx context.Context, q logs.ChunkQuery, limit int) ([]logs.Ch
 	if q.Filters {
 		filter, join = "f.filter", " LEFT JOIN log_filters f ON f.chunk = c.id"
 	}
-	rows, err := v.tx.QueryContext(ctx, "SELECT "+infoColumns+", "+filter+" FROM log_chunks c JOIN log_epochs e ON e.number = c.epoch"+join+
-		w.String()+" ORDER BY "+order+fmt.Sprintf(" LIMIT %d", limit), w.args...)
 	var chunks []logs.Chunk
-	err = each(rows, err, func() error {
+	err := each(ctx, v.tx, func(row *sql.Rows) error {
 		var c logs.Chunk
-		err := scanInfo(&c.ChunkInfo, rows.Scan, &c.Filter)
+		err := scanInfo(&c.ChunkInfo, row.Scan, &c.Filter)
 		chunks = append(chunks, c)
 		return err
-	})
+	}, "SELECT "+infoColumns+", "+filter+" FROM log_chunks c JOIN log_epochs e ON e.number = c.epoch"+join+
+		w.String()+" ORDER BY "+order+fmt.Sprintf(" LIMIT %d", limit), w.args...)
 	return chunks, err
 }
 
@@ -376,12 +376,10 @@ func (v view) Lost(ctx context.Context, devices []string) ([]logs.Lost, error) {
 }
 
 func listLost(ctx context.Context, tx *sql.Tx, w *where) (lost []logs.Lost, err error) {
-	rows, err := tx.QueryContext(ctx, `SELECT l.device, e.epoch, l.epoch, l.from_seq, l.to_seq, l.reason, l.least_at, l.most_at, l.lines
-		FROM log_lost l JOIN log_epochs e ON e.number = l.epoch`+w.String()+` ORDER BY l.epoch, l.from_seq, l.device`, w.args...)
-	err = each(rows, err, func() error {
+	err = each(ctx, tx, func(row *sql.Rows) error {
 		var l logs.Lost
 		var least, most sql.NullInt64
-		if err := rows.Scan(&l.Device, &l.Epoch, &l.EpochNumber, &l.From, &l.To, &l.Reason, &least, &most, &l.Lines); err != nil {
+		if err := row.Scan(&l.Device, &l.Epoch, &l.EpochNumber, &l.From, &l.To, &l.Reason, &least, &most, &l.Lines); err != nil {
 			return err
 		}
 		if least.Valid {
@@ -389,7 +387,8 @@ func listLost(ctx context.Context, tx *sql.Tx, w *where) (lost []logs.Lost, err 
 		}
 		lost = append(lost, l)
 		return nil
-	})
+	}, `SELECT l.device, e.epoch, l.epoch, l.from_seq, l.to_seq, l.reason, l.least_at, l.most_at, l.lines
+		FROM log_lost l JOIN log_epochs e ON e.number = l.epoch`+w.String()+` ORDER BY l.epoch, l.from_seq, l.device`, w.args...)
 	return lost, err
 }
 
@@ -410,18 +409,17 @@ func (h *History) delete(ctx context.Context, devices []string, limit int, more 
 		var w where
 		w.devices("c.device", devices)
 		more(&w)
-		rows, err := tx.QueryContext(ctx, "SELECT "+infoColumns+" FROM log_chunks c JOIN log_epochs e ON e.number = c.epoch"+w.String()+
-			fmt.Sprintf(" ORDER BY c.most_at LIMIT %d", limit), w.args...)
 		var chunks []logs.ChunkInfo
-		err = each(rows, err, func() error {
+		err := each(ctx, tx, func(row *sql.Rows) error {
 			var c logs.ChunkInfo
-			if err := scanInfo(&c, rows.Scan); err != nil || enough != nil && enough(gone) {
+			if err := scanInfo(&c, row.Scan); err != nil || enough != nil && enough(gone) {
 				return err
 			}
 			gone.Chunks, gone.Lines, gone.Bytes = gone.Chunks+1, gone.Lines+int64(c.Lines), gone.Bytes+int64(c.Stored)
 			chunks = append(chunks, c)
 			return nil
-		})
+		}, "SELECT "+infoColumns+" FROM log_chunks c JOIN log_epochs e ON e.number = c.epoch"+w.String()+
+			fmt.Sprintf(" ORDER BY c.most_at LIMIT %d", limit), w.args...)
 		if err != nil {
 			return err
 		}
@@ -496,13 +494,12 @@ func noteLost(ctx context.Context, tx *sql.Tx, chunks []logs.ChunkInfo) error {
 func (h *History) Forget(ctx context.Context, device string) error {
 	return h.tx(ctx, func(tx *sql.Tx) error {
 		var ids []int64
-		rows, err := tx.QueryContext(ctx, "SELECT id FROM log_chunks WHERE device = $1", device)
-		err = each(rows, err, func() error {
+		err := each(ctx, tx, func(row *sql.Rows) error {
 			var id int64
-			err := rows.Scan(&id)
+			err := row.Scan(&id)
 			ids = append(ids, id)
 			return err
-		})
+		}, "SELECT id FROM log_chunks WHERE device = $1", device)
 		if err != nil {
 			return err
 		}
