@@ -1,9 +1,11 @@
 package logs
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"math"
+	"strconv"
 	"sync"
 	"time"
 
@@ -145,8 +147,17 @@ func (b *builder) addBlock(o *block) {
 
 // The bytes of a block, before compression: a version, the tags, the
 // templates, the batches and then column after column. Integers are varints
-// (as in encoding/binary), sequences and times as differences.
+// (as in encoding/binary), sequences and times as differences. A message that
+// begins as ESP-IDF writes it, which level, uptime and tag say already, is kept
+// without that.
 const blockVersion = 1
+
+// appendPrefix appends "I (1234) wifi:", with which ESP-IDF begins a message.
+func appendPrefix(dst []byte, level Level, uptime int64, tag string) []byte {
+	dst = append(dst, " EWIDV"[level], ' ', '(')
+	dst = strconv.AppendInt(dst, uptime-1, 10)
+	return append(append(append(dst, ") "...), tag...), ':')
+}
 
 // dictionary is what blocks are compressed with beside their own text. It
 // helps where there is little of that: a quiet device's block of ten lines is
@@ -164,28 +175,35 @@ const (
 		`connection refused, retry in  ms timeout failed reconnecting published subscribe sensor temperature humidity pressure value battery voltage ota: version is current free heap: `
 )
 
-// codecs compress and decompress blocks. Both are safe for concurrent use.
+// codecs compress and decompress blocks. All are safe for concurrent use.
 type codecs struct {
-	enc *zstd.Encoder
-	dec *zstd.Decoder
+	enc   *zstd.Encoder
+	small *zstd.Encoder // with the dictionary
+	dec   *zstd.Decoder
 }
+
+// smallBlock is up to which size, in bytes, the dictionary is used: beyond it,
+// it gains nothing and costs half of the time.
+const smallBlock = 16 << 10
 
 // maxBlock bounds what a block may be decompressed to: several times what the
 // largest message can hold.
 const maxBlock = 64 << 20
 
 var sharedCodecs = sync.OnceValue(func() *codecs {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderDictRaw(dictionaryID, []byte(dictionary)),
-		zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(1<<20), zstd.WithEncoderCRC(true))
-	if err != nil {
-		panic("logs: zstd: " + err.Error()) // the options are constant
+	encoder := func(more ...zstd.EOption) *zstd.Encoder {
+		enc, err := zstd.NewWriter(nil, append(more, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(1<<20), zstd.WithEncoderCRC(true))...)
+		if err != nil {
+			panic("logs: zstd: " + err.Error()) // the options are constant
+		}
+		return enc
 	}
 	dec, err := zstd.NewReader(nil, zstd.WithDecoderDictRaw(dictionaryID, []byte(dictionary)), zstd.WithDecoderConcurrency(0),
 		zstd.WithDecoderMaxMemory(maxBlock), zstd.WithDecoderMaxWindow(8<<20))
 	if err != nil {
 		panic("logs: zstd: " + err.Error())
 	}
-	return &codecs{enc, dec}
+	return &codecs{encoder(), encoder(zstd.WithEncoderDictRaw(dictionaryID, []byte(dictionary))), dec}
 })
 
 // encode returns the block as stored.
@@ -237,13 +255,28 @@ func (b *block) encode() []byte {
 		uv(uint64(d<<1) ^ uint64(d>>63) + 1) // zigzag, as AppendVarint does
 		up = u
 	}
+	// 2 * length of what is kept, + 1 if the prefix is not.
+	kept := make([]byte, 0, len(b.messages))
+	var prefix []byte
 	start := uint32(0)
-	for _, end := range b.ends {
-		uv(uint64(end - start))
+	for i, end := range b.ends {
+		m, bare := b.messages[start:end], uint64(0)
+		if b.level[i] != Unknown && b.uptime[i] > 0 {
+			prefix = appendPrefix(prefix[:0], b.level[i], b.uptime[i], b.tags[b.tag[i]])
+			if bytes.HasPrefix(m, prefix) {
+				m, bare = m[len(prefix):], 1
+			}
+		}
+		uv(uint64(len(m))<<1 | bare)
+		kept = append(kept, m...)
 		start = end
 	}
-	raw = append(raw, b.messages...)
-	return sharedCodecs().enc.EncodeAll(raw, make([]byte, 0, len(raw)/3))
+	raw = append(raw, kept...)
+	enc := sharedCodecs().enc
+	if len(raw) <= smallBlock {
+		enc = sharedCodecs().small
+	}
+	return enc.EncodeAll(raw, make([]byte, 0, len(raw)/2))
 }
 
 var errBlock = errors.New("damaged block of log lines")
@@ -317,17 +350,27 @@ func decodeBlock(epoch, device string, data []byte) (*block, error) {
 		}
 	}
 	b.ends = make([]uint32, lines)
-	total := uint64(0)
-	for i := range b.ends {
-		if total += r.uvarint(); total > uint64(len(raw)) {
+	for i := range b.ends { // the lengths, for now
+		n := r.uvarint()
+		if n > 2*uint64(len(raw)) {
 			return nil, errBlock
 		}
-		b.ends[i] = uint32(total)
+		b.ends[i] = uint32(n)
 	}
-	if r.bad || total != uint64(len(r.rest)) {
+	if r.bad {
 		return nil, errBlock
 	}
-	b.messages = r.rest
+	b.messages = make([]byte, 0, len(r.rest)+16*lines)
+	for i, n := range b.ends {
+		if n&1 == 1 {
+			b.messages = appendPrefix(b.messages, b.level[i], b.uptime[i], b.tags[b.tag[i]])
+		}
+		b.messages = append(b.messages, r.take(int(n>>1))...)
+		b.ends[i] = uint32(len(b.messages))
+	}
+	if r.bad || len(r.rest) > 0 {
+		return nil, errBlock
+	}
 	return b, nil
 }
 

@@ -11,35 +11,27 @@ import (
 // A token is a run of letters, digits and underscores; whatever is not ASCII
 // counts as a letter. Tokens are compared in lower case.
 
-func isTokenByte(c byte) bool {
-	return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || c == '_' || c >= 0x80
-}
+func isTokenByte(c byte) bool { return tokenBytes[c] }
 
-// eachToken calls f for every token of text.
-func eachToken(text []byte, f func([]byte)) {
-	for i := 0; i < len(text); {
-		if !isTokenByte(text[i]) {
-			i++
-			continue
-		}
-		start := i
-		for i < len(text) && isTokenByte(text[i]) {
-			i++
-		}
-		f(text[start:i])
+var tokenBytes = func() (is [256]bool) {
+	for c := range is {
+		c := byte(c)
+		is[c] = 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || c == '_' || c >= 0x80
 	}
-}
+	return is
+}()
 
 // appendLower appends text in lower case to dst.
 func appendLower(dst, text []byte) []byte {
+	start := len(dst)
+	dst = append(dst, text...)
 	for i, c := range text {
 		if c >= 0x80 {
-			return append(dst, bytes.ToLower(text[i:])...)
+			return append(dst[:start+i], bytes.ToLower(text[i:])...)
 		}
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
+		if c-'A' < 26 {
+			dst[start+i] = c | 0x20
 		}
-		dst = append(dst, c)
 	}
 	return dst
 }
@@ -50,9 +42,41 @@ const tagMark = '\x00'
 // filterMaker makes filters; it keeps its memory between them.
 type filterMaker struct {
 	builder xorfilter.BinaryFuseBuilder
-	seen    map[uint64]struct{}
+	seen    []uint64 // a hash table of keys with open addressing; its length is a power of 2
 	keys    []uint64
 	lower   []byte
+}
+
+// add notes a key, once.
+func (m *filterMaker) add(key uint64) {
+	if key == 0 { // marks a free place
+		key = 1
+	}
+	mask := uint64(len(m.seen) - 1)
+	for i := key & mask; ; i = (i + 1) & mask {
+		switch m.seen[i] {
+		case key:
+			return
+		case 0:
+			m.seen[i] = key
+			if m.keys = append(m.keys, key); 2*len(m.keys) > len(m.seen) {
+				m.grow()
+			}
+			return
+		}
+	}
+}
+
+func (m *filterMaker) grow() {
+	m.seen = make([]uint64, 2*len(m.seen))
+	mask := uint64(len(m.seen) - 1)
+	for _, key := range m.keys {
+		i := key & mask
+		for m.seen[i] != 0 {
+			i = (i + 1) & mask
+		}
+		m.seen[i] = key
+	}
 }
 
 // make returns a filter over the tokens and tags of a block: a binary fuse
@@ -61,34 +85,36 @@ type filterMaker struct {
 // excludes nothing, is returned if it cannot be made.
 func (m *filterMaker) make(b *block) []byte {
 	if m.seen == nil {
-		m.seen = map[uint64]struct{}{}
+		m.seen = make([]uint64, 1<<13)
 	}
 	clear(m.seen)
 	m.keys = m.keys[:0]
-	add := func(h uint64) {
-		if _, ok := m.seen[h]; !ok {
-			m.seen[h] = struct{}{}
-			m.keys = append(m.keys, h)
-		}
-	}
 	m.lower = appendLower(m.lower[:0], b.messages)
-	if len(m.lower) == len(b.messages) {
-		start := uint32(0)
-		for _, end := range b.ends {
-			eachToken(m.lower[start:end], func(t []byte) { add(xxhash.Sum64(t)) })
-			start = end
+	same := len(m.lower) == len(b.messages) // or else some letters have another length in lower case
+	start := uint32(0)
+	for _, end := range b.ends {
+		text := m.lower
+		if same {
+			text = text[start:end]
+		} else {
+			m.lower = appendLower(m.lower[:0], b.messages[start:end])
+			text = m.lower
 		}
-	} else { // some letters have another length in lower case
-		start := uint32(0)
-		var lower []byte
-		for _, end := range b.ends {
-			lower = appendLower(lower[:0], b.messages[start:end])
-			eachToken(lower, func(t []byte) { add(xxhash.Sum64(t)) })
-			start = end
+		start = end
+		for i := 0; i < len(text); {
+			if !tokenBytes[text[i]] {
+				i++
+				continue
+			}
+			from := i
+			for i < len(text) && tokenBytes[text[i]] {
+				i++
+			}
+			m.add(xxhash.Sum64(text[from:i]))
 		}
 	}
 	for _, t := range b.tags[1:] {
-		add(tagKey(t))
+		m.add(tagKey(t))
 	}
 	if len(m.keys) == 0 {
 		m.keys = append(m.keys, 0) // the filter of nothing excludes everything
@@ -129,6 +155,9 @@ func mayHold(filter []byte, keys []uint64) bool {
 	f.SegmentLengthMask = f.SegmentLength - 1
 	f.SegmentCountLength = f.SegmentCount * f.SegmentLength
 	for _, k := range keys {
+		if k == 0 {
+			k = 1 // see filterMaker.add
+		}
 		if !f.Contains(k) {
 			return false
 		}

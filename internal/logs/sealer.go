@@ -53,7 +53,7 @@ type SealerOptions struct {
 }
 
 const (
-	sealLines  = 512
+	sealLines  = 1024
 	sealBytes  = 256 << 10
 	sealAge    = 5 * time.Minute
 	sealMemory = 64 << 20
