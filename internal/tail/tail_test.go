@@ -488,6 +488,7 @@ func TestAllFollowsDevicesThatComeLater(t *testing.T) {
 	s.ready(t, 1)
 	s.say(5, "first")
 	r.out.wait(t, "first")
+	r.err.wait(t, "not followed") // before they can be
 	s.mu.Lock()
 	s.fleet = append(s.fleet, door())
 	s.fleet[1] = dev(7, "cccc4444", "Mute", "mute_entity")
