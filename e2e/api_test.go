@@ -352,3 +352,29 @@ func TestLastEventID(t *testing.T) {
 		}
 	}
 }
+
+// A line of the history comes with its document where that is asked for.
+func TestHistoryDocuments(t *testing.T) {
+	s := start(t)
+	d := s.device("d")
+	s.board(d).send([]byte(`{"entity_id":"d","message":"I (7) wifi: <up>","rssi":-60}`))
+	ask := func(query string) (logs []map[string]any) {
+		var a struct{ Logs []map[string]any }
+		s.want(http.StatusOK, "GET", "/api/logs"+query, nil).into(t, &a)
+		if len(a.Logs) != 1 {
+			t.Fatalf("%s: %d lines", query, len(a.Logs))
+		}
+		return a.Logs
+	}
+	for _, query := range []string{"", "?documents=false"} {
+		if l := ask(query)[0]; l["document"] != nil || l["message"] != "I (7) wifi: <up>" {
+			t.Errorf("%s: %v", query, l)
+		}
+	}
+	l := ask("?documents=true")[0]
+	want := map[string]any{"@timestamp": l["timestamp"], "message": "I (7) wifi: <up>", "entity_id": "d", "rssi": -60.0}
+	if diff := cmp.Diff(want, l["document"]); diff != "" {
+		t.Error(diff)
+	}
+	s.refused("GET", "/api/logs?documents=maybe", nil, http.StatusBadRequest, "VALIDATION_FAILED", "Validation failed", "documents must be true or false")
+}

@@ -90,6 +90,10 @@ func (s *Server) answerHistory(w http.ResponseWriter, r *http.Request, devices [
 		return err
 	}
 	q.Devices = devices
+	documents, err := withDocuments(r.URL.Query())
+	if err != nil {
+		return err
+	}
 	switch export := exportFormat(r.Header.Get("Accept")); {
 	case export != "":
 		return s.export(w, r, q, export, r.URL.Query().Has("limit"))
@@ -104,8 +108,27 @@ func (s *Server) answerHistory(w http.ResponseWriter, r *http.Request, devices [
 	if window && found.More {
 		found.Lines = wholeInstants(found.Lines, q.Backward)
 	}
-	s.write(w, r, http.StatusOK, s.historyAnswer(q, found))
+	a := s.historyAnswer(q, found)
+	if documents {
+		for i := range a.Logs {
+			a.Logs[i].Document = found.Lines[i].AppendDoc(nil)
+		}
+	}
+	s.write(w, r, http.StatusOK, a)
 	return nil
+}
+
+// withDocuments reports whether each line shall come with its document:
+// ?documents=true.
+func withDocuments(v url.Values) (bool, error) {
+	switch v.Get("documents") {
+	case "", "false":
+		return false, nil
+	case "true":
+		return true, nil
+	default:
+		return false, fleet.E(fleet.Invalid, nil, "documents must be true or false")
+	}
 }
 
 // wholeInstants drops the lines at the open end of a page that have the same
@@ -154,6 +177,7 @@ type historyLine struct {
 	Tag       *string `json:"tag"`
 	UptimeMS  *int64  `json:"uptime_ms"`
 	historyDevice
+	Document json.RawMessage `json:"document,omitempty"` // as the device-logs event has it; where it is asked for
 }
 
 type historyDevice struct {
@@ -463,10 +487,8 @@ func (s *Server) exportLine(b *bytes.Buffer, format string, l *logs.Line) {
 		b.WriteByte('\n')
 		return
 	}
-	row := struct {
-		historyLine
-		Document json.RawMessage `json:"document"`
-	}{s.historyLine(l), l.AppendDoc(nil)}
+	row := s.historyLine(l)
+	row.Document = l.AppendDoc(nil)
 	exportJSON(b, row)
 }
 
