@@ -51,6 +51,16 @@ type segment struct {
 	any  bool   // some of it is
 }
 
+// Matcher returns what reports whether a line is selected. It is not safe for
+// concurrent use. Its error is fleet.Invalid.
+func (f Filter) Matcher() (func(level Level, tag string, message []byte) bool, error) {
+	m, err := f.compile()
+	if err != nil {
+		return nil, err
+	}
+	return m.match, nil
+}
+
 // compile makes f ready. Its error is fleet.Invalid.
 func (f Filter) compile() (*matcher, error) {
 	m := &matcher{level: f.Level, tag: f.Tag}

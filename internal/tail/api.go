@@ -18,8 +18,11 @@ import (
 )
 
 // maxAnswer bounds the body of an answer, in bytes; a device in the list takes
-// about 300.
+// about 300, a line of the history mostly as much, and at most 2 MB.
 const maxAnswer = 64 << 20
+
+// errTooLong is the cause of the error for an answer beyond that.
+var errTooLong = errors.New("the answer is too long")
 
 // api is the part of the server's HTTP API that a tail needs.
 type api struct {
@@ -27,7 +30,8 @@ type api struct {
 	token string
 	http  *http.Client
 	pace  pace
-	own   bool // http is ours to close
+	most  int64 // bytes of an answer
+	own   bool  // http is ours to close
 }
 
 func newAPI(server, token string, client *http.Client, p pace) (*api, error) {
@@ -38,7 +42,7 @@ func newAPI(server, token string, client *http.Client, p pace) (*api, error) {
 	if err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https" {
 		return nil, fleet.E(fleet.Invalid, nil, "The server must be a URL like http://127.0.0.1:3101")
 	}
-	a := &api{base: base, token: token, pace: p}
+	a := &api{base: base, token: token, pace: p, most: maxAnswer}
 	if client == nil {
 		transport := http.DefaultTransport.(*http.Transport).Clone()
 		transport.MaxIdleConnsPerHost = subscribers
@@ -74,6 +78,11 @@ func (r *refused) busy() bool {
 	return r.status == http.StatusTooManyRequests || r.status == http.StatusServiceUnavailable || r.status == http.StatusRequestTimeout
 }
 
+// gateway reports whether a proxy found no server behind it.
+func (r *refused) gateway() bool {
+	return r.status == http.StatusBadGateway || r.status == http.StatusGatewayTimeout
+}
+
 // transient reports whether the same request may succeed later.
 func (r *refused) transient() bool { return r.busy() || r.status >= 500 }
 
@@ -96,28 +105,55 @@ func kindOf(status int) fleet.Kind {
 	}
 }
 
-// devices returns every device, ordered by key.
-func (a *api) devices(ctx context.Context) ([]device, error) {
+// devices returns every device, or those of one model, ordered by key.
+func (a *api) devices(ctx context.Context, model int64) ([]device, error) {
 	var answer struct {
 		Devices []device `json:"devices"`
 	}
-	err := a.call(ctx, http.MethodGet, "api/devices", nil, &answer)
+	query := url.Values{}
+	if model != 0 {
+		query.Set("model_id", strconv.FormatInt(model, 10))
+	}
+	err := a.get(ctx, "api/devices", query, a.pace.call, &answer)
 	return answer.Devices, err
+}
+
+// model is a device model as the server lists it.
+type model struct {
+	ID   int64  `json:"id"`
+	Code string `json:"code"`
+}
+
+// models returns every device model.
+func (a *api) models(ctx context.Context) ([]model, error) {
+	var answer struct {
+		Models []model `json:"device_models"`
+	}
+	err := a.get(ctx, "api/device-models", nil, a.pace.call, &answer)
+	return answer.Models, err
 }
 
 // subscribe makes the stream carry the device's lines. Idempotent.
 func (a *api) subscribe(ctx context.Context, requestID string, deviceID int64) error {
-	return a.call(ctx, http.MethodPost, "api/device-logs/subscribe", struct {
+	return a.call(ctx, http.MethodPost, a.base.JoinPath("api/device-logs/subscribe"), a.pace.call, struct {
 		RequestID string `json:"request_id"`
 		DeviceID  int64  `json:"device_id"`
 	}{requestID, deviceID}, nil)
 }
 
+// get asks and reads the JSON answer into out, within the time. Its errors are
+// those of call.
+func (a *api) get(ctx context.Context, path string, query url.Values, within time.Duration, out any) error {
+	target := a.base.JoinPath(path)
+	target.RawQuery = query.Encode()
+	return a.call(ctx, http.MethodGet, target, within, nil, out)
+}
+
 // call makes one request with a JSON body and reads the JSON answer into out.
 // Its errors are *refused, or a *fleet.Error of kind Unavailable when there was
-// no answer and External when it made no sense.
-func (a *api) call(ctx context.Context, method, path string, in, out any) error {
-	ctx, cancel := context.WithTimeout(ctx, a.pace.call)
+// no answer and External when it made no sense or was too long (errTooLong).
+func (a *api) call(ctx context.Context, method string, target *url.URL, within time.Duration, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	var body io.Reader
 	if in != nil {
@@ -127,7 +163,7 @@ func (a *api) call(ctx context.Context, method, path string, in, out any) error 
 		}
 		body = bytes.NewReader(b)
 	}
-	resp, err := a.do(ctx, method, a.base.JoinPath(path), body, func(h http.Header) {
+	resp, err := a.do(ctx, method, target, body, func(h http.Header) {
 		h.Set("Accept", "application/json")
 		if body != nil {
 			h.Set("Content-Type", "application/json")
@@ -138,14 +174,17 @@ func (a *api) call(ctx context.Context, method, path string, in, out any) error 
 	}
 	defer resp.Body.Close()
 	// Reading to the end lets the connection be used again.
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err != nil {
+	b, err := io.ReadAll(io.LimitReader(resp.Body, a.most+1))
+	switch {
+	case err != nil:
 		return a.unreachable(err)
+	case int64(len(b)) > a.most:
+		return fleet.E(fleet.External, errTooLong, "The answer of %s is too long", a.base.Redacted())
+	case out == nil:
+		return nil
 	}
-	if out != nil {
-		if err := json.Unmarshal(b, out); err != nil {
-			return a.stranger(err)
-		}
+	if err := json.Unmarshal(b, out); err != nil {
+		return a.stranger(err)
 	}
 	return nil
 }

@@ -101,6 +101,22 @@ func find(devices []device, name string) (device, error) {
 	return device{}, fleet.E(fleet.NotFound, nil, "%s", msg)
 }
 
+// findModel returns the id of the device model with the code.
+func findModel(models []model, code string) (int64, error) {
+	codes := make([]device, len(models))
+	for i, m := range models {
+		if m.Code == code {
+			return m.ID, nil
+		}
+		codes[i].Key = m.Code
+	}
+	msg := fmt.Sprintf("There is no device model %q", code)
+	if near := nearest(codes, code); len(near) > 0 {
+		msg += "; did you mean " + strings.Join(near, ", ") + "?"
+	}
+	return 0, fleet.E(fleet.NotFound, nil, "%s", msg)
+}
+
 // nearest returns up to three names that could have been meant, one for a device.
 func nearest(devices []device, name string) []string {
 	wanted := strings.ToLower(name)
@@ -164,7 +180,8 @@ const (
 type follower struct {
 	api       *api
 	requestID string
-	all       bool
+	all       bool  // also the devices that come later
+	model     int64 // with all: only those of that model; 0: of any
 	pace      pace
 
 	wanted []device
@@ -237,7 +254,7 @@ func (f *follower) pause() time.Duration {
 
 // refresh looks for devices that came, went or can be followed by now.
 func (f *follower) refresh(ctx context.Context, send func(report)) error {
-	devices, err := f.api.devices(ctx)
+	devices, err := f.api.devices(ctx, f.model)
 	switch kind := fleet.KindOf(err); {
 	case err == nil:
 	case kind == fleet.Unauthenticated, kind == fleet.Forbidden:

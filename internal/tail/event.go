@@ -26,11 +26,12 @@ type event struct {
 
 // logsPayload is one batch of a device's lines.
 type logsPayload struct {
-	DeviceID int64             `json:"device_id"`
-	EntityID string            `json:"device_entity_id"`
-	Received string            `json:"received"`
-	Logs     []json.RawMessage `json:"logs"`
-	Meta     []lineMeta        `json:"meta"` // one for each of Logs, or none at all
+	DeviceID  int64             `json:"device_id"`
+	DeviceKey string            `json:"device_key"`
+	EntityID  string            `json:"device_entity_id"`
+	Received  string            `json:"received"`
+	Logs      []json.RawMessage `json:"logs"`
+	Meta      []lineMeta        `json:"meta"` // one for each of Logs, or none at all
 }
 
 // lineMeta is what the server recognised in a line.
@@ -42,12 +43,13 @@ type lineMeta struct {
 
 // gapPayload says which lines of a device are missing.
 type gapPayload struct {
-	DeviceID int64  `json:"device_id"`
-	EntityID string `json:"device_entity_id"`
-	From     string `json:"from"`
-	To       string `json:"to"`
-	Count    *int64 `json:"count"` // nil if the server does not know
-	Reason   string `json:"reason"`
+	DeviceID  int64  `json:"device_id"`
+	DeviceKey string `json:"device_key"`
+	EntityID  string `json:"device_entity_id"`
+	From      string `json:"from"`
+	To        string `json:"to"`
+	Count     *int64 `json:"count"` // nil if the server does not know
+	Reason    string `json:"reason"`
 }
 
 // rejection is the server's refusal of a stream.

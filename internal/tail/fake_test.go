@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -25,17 +26,20 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type server struct {
 	*httptest.Server
 
-	// onOpen and onSubscribe may answer the n-th request (from 1) themselves
+	// The first four may answer the n-th request (from 1) themselves
 	// and then return true; cut gives the bytes after which the n-th stream
 	// breaks, 0 for never. They are set before the first request.
 	onList      func(n int, w http.ResponseWriter) bool
 	onOpen      func(n int, w http.ResponseWriter, r *http.Request) bool
 	onSubscribe func(n int, device int64, w http.ResponseWriter) bool
+	onPage      func(n int, w http.ResponseWriter, q url.Values) bool
 	cut         func(n int) int
 
 	mu         sync.Mutex
 	fleet      []device
-	journal    []record // the sequence of a record is its index + 1
+	modelOf    map[int64]int64 // by device; a device that is not in it is of model 1
+	queries    []url.Values    // of the history
+	journal    []record        // the sequence of a record is its index + 1
 	conn       *conn
 	lists      int
 	opened     []opening
@@ -75,6 +79,8 @@ func newServer(t *testing.T, fleet ...device) *server {
 	s := &server{fleet: fleet, changed: make(chan struct{})}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/devices", s.list)
+	mux.HandleFunc("GET /api/device-models", s.models)
+	mux.HandleFunc("GET /api/logs", s.history)
 	mux.HandleFunc("GET /api/sse/stream", s.stream)
 	mux.HandleFunc("POST /api/device-logs/subscribe", s.subscribe)
 	s.Server = httptest.NewServer(mux)
@@ -95,7 +101,8 @@ func (s *server) list(w http.ResponseWriter, r *http.Request) {
 	if s.onList != nil && s.onList(s.lists, w) {
 		return
 	}
-	json.NewEncoder(w).Encode(map[string]any{"devices": s.fleet, "count": len(s.fleet)})
+	fleet := slices.DeleteFunc(slices.Clone(s.fleet), func(d device) bool { return !s.isOf(d.ID, r.URL.Query().Get("model_id")) })
+	json.NewEncoder(w).Encode(map[string]any{"devices": fleet, "count": len(fleet)})
 }
 
 func (s *server) stream(w http.ResponseWriter, r *http.Request) {
@@ -316,6 +323,14 @@ func start(t *testing.T, s *server, cfg Config) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{out: newSink(), err: newSink(), cancel: cancel, done: make(chan error, 1)}
+	cfg = r.connect(s, cfg)
+	go func() { r.done <- Run(ctx, cfg) }()
+	t.Cleanup(cancel)
+	return r
+}
+
+// connect makes cfg one for the server and for r.
+func (r *running) connect(s *server, cfg Config) Config {
 	cfg.Server = s.URL
 	if cfg.Out == nil {
 		cfg.Out = r.out
@@ -325,9 +340,7 @@ func start(t *testing.T, s *server, cfg Config) *running {
 		cfg.pace = quick
 	}
 	cfg.zone = time.UTC
-	go func() { r.done <- Run(ctx, cfg) }()
-	t.Cleanup(cancel)
-	return r
+	return cfg
 }
 
 // end waits for Run's own end.

@@ -2,12 +2,12 @@ package tail
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
 	"io"
 	"os"
-	"regexp"
 	"strings"
 	"time"
 
@@ -74,8 +74,7 @@ func useColor(mode string, w io.Writer) (bool, error) {
 type printer struct {
 	json  bool
 	color bool
-	level logs.Level // the least severe that is shown
-	grep  *regexp.Regexp
+	shows func(level logs.Level, tag string, message []byte) bool // which lines of events are shown
 	zone  *time.Location
 
 	names map[int64]name
@@ -114,8 +113,8 @@ func (p *printer) know(devices []device, many bool) {
 	}
 }
 
-// name returns how the device appears that an event is about.
-func (p *printer) name(id int64, entityID string) name {
+// name returns how the device appears that an event or a line is about.
+func (p *printer) name(id int64, key, entityID string) name {
 	if n, ok := p.names[id]; ok {
 		return n
 	}
@@ -124,7 +123,8 @@ func (p *printer) name(id int64, entityID string) name {
 			return n
 		}
 	}
-	return name{device{ID: id, EntityID: &entityID}, ansi.Truncate(escape(entityID), maxLabel, "…"), labelColor(entityID)}
+	label := cmp.Or(entityID, key)
+	return name{device{ID: id, Key: key, EntityID: &entityID}, ansi.Truncate(escape(label), maxLabel, "…"), labelColor(cmp.Or(key, entityID))}
 }
 
 // render returns the text of an event, whole lines; empty if nothing of it is
@@ -135,36 +135,43 @@ func (p *printer) render(ev event) []byte {
 	case ev.gap != nil:
 		p.gap(ev.gap)
 	case ev.logs != nil:
-		n := p.name(ev.logs.DeviceID, ev.logs.EntityID)
+		n := p.name(ev.logs.DeviceID, ev.logs.DeviceKey, ev.logs.EntityID)
 		for i, doc := range ev.logs.Logs {
-			var meta lineMeta
+			e := entry{entityID: ev.logs.EntityID, doc: doc}
 			if i < len(ev.logs.Meta) {
-				meta = ev.logs.Meta[i]
+				e.lineMeta = ev.logs.Meta[i]
 			}
-			p.line(n, ev.logs, doc, meta)
+			e.read(ev.logs.Received)
+			level, _ := logs.ParseLevel(text(e.Level))
+			if p.shows(level, text(e.Tag), []byte(e.message)) {
+				p.entry(n, e)
+			}
 		}
 	}
 	return p.buf.Bytes()
 }
 
-func (p *printer) line(n name, batch *logsPayload, doc json.RawMessage, meta lineMeta) {
-	level, _ := logs.ParseLevel(text(meta.Level))
-	if level > p.level { // Unknown is the lowest
-		return
-	}
+// entry is one line.
+type entry struct {
+	lineMeta
+	entityID  string // of its device, when it was said
+	timestamp string
+	message   string
+	doc       json.RawMessage
+}
+
+// read takes what the document of e says.
+func (e *entry) read(received string) {
 	// A map, because a struct would also take "Message" for "message".
 	var fields map[string]json.RawMessage
-	if json.Unmarshal(doc, &fields) != nil {
-		fields = map[string]json.RawMessage{"message": doc}
+	if json.Unmarshal(e.doc, &fields) != nil {
+		fields = map[string]json.RawMessage{"message": e.doc}
 	}
-	message := str(fields["message"])
-	if p.grep != nil && !p.grep.MatchString(message) {
-		return
-	}
-	at := str(fields["@timestamp"])
-	if at == "" {
-		at = batch.Received
-	}
+	e.message = str(fields["message"])
+	e.timestamp = cmp.Or(str(fields["@timestamp"]), received)
+}
+
+func (p *printer) entry(n name, e entry) {
 	if p.json {
 		p.object(struct {
 			DeviceID  int64           `json:"device_id"`
@@ -177,12 +184,12 @@ func (p *printer) line(n name, batch *logsPayload, doc json.RawMessage, meta lin
 			Tag       *string         `json:"tag"`
 			UptimeMS  *int64          `json:"uptime_ms"`
 			Doc       json.RawMessage `json:"doc"`
-		}{n.ID, batch.EntityID, n.Key, n.Name, at, message, meta.Level, meta.Tag, meta.UptimeMS, doc})
+		}{n.ID, e.entityID, n.Key, n.Name, e.timestamp, e.message, e.Level, e.Tag, e.UptimeMS, e.doc})
 		return
 	}
 
 	clock := "--:--:--.---"
-	if t, err := time.Parse(time.RFC3339Nano, at); err == nil {
+	if t, err := time.Parse(time.RFC3339Nano, e.timestamp); err == nil {
 		clock = t.In(p.zone).Format("15:04:05.000")
 	}
 	p.paint(dim, clock)
@@ -196,12 +203,13 @@ func (p *printer) line(n name, batch *logsPayload, doc json.RawMessage, meta lin
 	p.buf.WriteByte(' ')
 	p.paint(dim, "|")
 	p.buf.WriteByte(' ')
-	p.paint(levelColor(level), escape(message))
+	level, _ := logs.ParseLevel(text(e.Level))
+	p.paint(levelColor(level), escape(e.message))
 	p.buf.WriteByte('\n')
 }
 
 func (p *printer) gap(g *gapPayload) {
-	n := p.name(g.DeviceID, g.EntityID)
+	n := p.name(g.DeviceID, g.DeviceKey, g.EntityID)
 	if p.json {
 		type gap struct {
 			DeviceID int64   `json:"device_id"`
@@ -224,7 +232,7 @@ func (p *printer) gap(g *gapPayload) {
 	default:
 		what = fmt.Sprintf("%d lines", *g.Count)
 	}
-	if p.many {
+	if p.many && n.label != "" { // without: of any device
 		what = n.label + ": " + what
 	}
 	what += " missing"

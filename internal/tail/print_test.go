@@ -34,8 +34,17 @@ func lines(device int64, body string) event {
 
 func gap(payload string) event { return parsed("log-gap", payload) }
 
+// shows is a filter that is known to be good.
+func shows(f logs.Filter) func(logs.Level, string, []byte) bool {
+	m, err := f.Matcher()
+	if err != nil {
+		panic(err)
+	}
+	return m
+}
+
 func newPrinter(devices ...device) *printer {
-	p := &printer{level: logs.Verbose, zone: time.UTC}
+	p := &printer{shows: shows(logs.Filter{}), zone: time.UTC}
 	p.know(devices, false)
 	return p
 }
@@ -80,9 +89,10 @@ func TestRender(t *testing.T) {
 }
 
 func TestFilters(t *testing.T) {
-	f := func(p *printer, want string) {
+	f := func(filter logs.Filter, want string) {
 		t.Helper()
-		p.know([]device{lamp()}, false)
+		p := newPrinter(lamp())
+		p.shows = shows(filter)
 		var got []string
 		for _, level := range []string{"error", "warn", "info", "debug", "verbose", "", "odd"} {
 			for line := range strings.Lines(string(p.render(lines(5, batch(level, "m"+level))))) {
@@ -94,11 +104,14 @@ func TestFilters(t *testing.T) {
 			t.Error(diff)
 		}
 	}
-	f(&printer{level: logs.Verbose, zone: time.UTC}, "merror mwarn minfo mdebug mverbose m modd")
-	f(&printer{level: logs.Warn, zone: time.UTC}, "merror mwarn m modd")
-	f(&printer{level: logs.Error, zone: time.UTC}, "merror m modd")
-	f(&printer{level: logs.Verbose, grep: regexp.MustCompile("^m(warn|o)"), zone: time.UTC}, "mwarn modd")
-	f(&printer{level: logs.Info, grep: regexp.MustCompile("g$"), zone: time.UTC}, "")
+	f(logs.Filter{}, "merror mwarn minfo mdebug mverbose m modd")
+	f(logs.Filter{Level: logs.Warn}, "merror mwarn m modd")
+	f(logs.Filter{Level: logs.Error}, "merror m modd")
+	f(logs.Filter{Regex: "^m(warn|o)"}, "mwarn modd")
+	f(logs.Filter{Level: logs.Info, Regex: "g$"}, "")
+	f(logs.Filter{Pattern: "*VER*"}, "mverbose")
+	f(logs.Filter{Tag: "WiFi", Level: logs.Error}, "merror modd")
+	f(logs.Filter{Tag: "mqtt"}, "")
 }
 
 func TestRenderJSON(t *testing.T) {

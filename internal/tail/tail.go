@@ -1,5 +1,6 @@
-// Package tail is the client behind "signalbox tail": it follows devices over
-// the HTTP API of a Signalbox server and prints what they say, each line once.
+// Package tail is the client behind "signalbox tail" and "signalbox logs": over
+// the HTTP API of a Signalbox server it prints what devices say, and what they
+// said before, each line once.
 //
 // How it keeps that promise: the server numbers every event of a stream with
 // an id, and a reader that connects again under the same request id and tells
@@ -36,9 +37,12 @@ type Config struct {
 	Token   string   // bearer token, "" for none
 	Devices []string // each a key, an entity id or a name
 	All     bool     // every device, also those made later; Devices must be empty
+	Model   string   // the code of a device model: every device of it, likewise; Devices must be empty
 
 	Level string // as logs.ParseLevel reads it: show only lines at least that severe, and those of unknown level; "" shows all
 	Grep  string // show only lines whose message matches this regular expression (RE2); "" shows all
+	Word  string // show only lines whose message matches this pattern (logs.Filter); "" shows all
+	Tag   string // show only lines with this tag, in any case; "" shows all
 	JSON  bool   // print one JSON object per line
 	Color string // "auto", "always" or "never"; "" is auto: a terminal, and NO_COLOR not set
 
@@ -56,7 +60,8 @@ type Config struct {
 // pace holds every duration the client waits for.
 type pace struct {
 	idle    time.Duration // silence after which a stream counts as lost; heartbeats come every 15 s
-	call    time.Duration // for one request other than the stream
+	call    time.Duration // for one request other than those below and the stream
+	page    time.Duration // for a page of the history, which the server may search for 10 s
 	first   time.Duration // between two looks for new devices while none is followed
 	relist  time.Duration // between two such looks later
 	minWait time.Duration // before the first reconnection
@@ -66,6 +71,7 @@ type pace struct {
 var defaultPace = pace{
 	idle:    45 * time.Second,
 	call:    15 * time.Second,
+	page:    time.Minute,
 	first:   time.Second,
 	relist:  30 * time.Second,
 	minWait: 500 * time.Millisecond,
@@ -80,6 +86,7 @@ func (p pace) orDefault() pace {
 	}
 	or(&p.idle, defaultPace.idle)
 	or(&p.call, defaultPace.call)
+	or(&p.page, defaultPace.page)
 	or(&p.first, defaultPace.first)
 	or(&p.relist, defaultPace.relist)
 	or(&p.minWait, defaultPace.minWait)
@@ -123,7 +130,14 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer t.api.close()
-	err = t.run(ctx)
+	if err = t.choose(ctx); err == nil {
+		err = t.run(ctx)
+	}
+	return outcome(ctx, err)
+}
+
+// outcome makes the end of a run the result that is promised.
+func outcome(ctx context.Context, err error) error {
 	if ctx.Err() != nil || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrClosedPipe) {
 		return nil
 	}
@@ -150,21 +164,17 @@ type tail struct {
 }
 
 func newTail(cfg Config) (*tail, error) {
-	if len(cfg.Devices) == 0 && !cfg.All {
+	switch {
+	case len(cfg.Devices) == 0 && !cfg.All && cfg.Model == "":
 		return nil, fleet.E(fleet.Invalid, nil, "Name at least one device, or use --all")
-	}
-	if len(cfg.Devices) > 0 && cfg.All {
+	case len(cfg.Devices) > 0 && cfg.All:
 		return nil, fleet.E(fleet.Invalid, nil, "Name devices or use --all, not both")
+	case cfg.Model != "" && (cfg.All || len(cfg.Devices) > 0):
+		return nil, fleet.E(fleet.Invalid, nil, "Name devices, or use --all or --model, not two of these")
 	}
-	level, err := parseLevel(cfg.Level)
+	shows, err := cfg.filter()
 	if err != nil {
 		return nil, err
-	}
-	var grep *regexp.Regexp
-	if cfg.Grep != "" {
-		if grep, err = regexp.Compile(cfg.Grep); err != nil {
-			return nil, fleet.E(fleet.Invalid, err, "--grep is not a regular expression")
-		}
 	}
 	outColor, err := useColor(cfg.Color, cfg.Out)
 	if err != nil {
@@ -184,8 +194,8 @@ func newTail(cfg Config) (*tail, error) {
 		cfg:     cfg,
 		pace:    p,
 		api:     a,
-		follow:  newFollower(a, newRequestID(), cfg.All, p),
-		printer: &printer{json: cfg.JSON, color: outColor, level: level, grep: grep, zone: zone},
+		follow:  newFollower(a, newRequestID(), cfg.All || cfg.Model != "", p),
+		printer: &printer{json: cfg.JSON, color: outColor, shows: shows, zone: zone},
 		note: func(format string, args ...any) {
 			line := escape(fmt.Sprintf(format, args...))
 			if errColor {
@@ -202,33 +212,65 @@ func newRequestID() string {
 	return strings.ToLower((rand.Text() + rand.Text())[:32])
 }
 
-// parseLevel reads a level's name; "" is the least severe level there is.
-func parseLevel(s string) (logs.Level, error) {
-	if s == "" {
-		return logs.Verbose, nil
+// filter returns what reports whether a line is to be shown.
+func (cfg *Config) filter() (func(level logs.Level, tag string, message []byte) bool, error) {
+	f := logs.Filter{Tag: cfg.Tag, Pattern: cfg.Word}
+	if cfg.Level != "" {
+		var ok bool
+		if f.Level, ok = logs.ParseLevel(cfg.Level); !ok {
+			return nil, fleet.E(fleet.Invalid, nil, "Unknown level %q: use error, warn, info, debug or verbose", cfg.Level)
+		}
 	}
-	l, ok := logs.ParseLevel(s)
-	if !ok {
-		return l, fleet.E(fleet.Invalid, nil, "Unknown level %q: use error, warn, info, debug or verbose", s)
+	shows, err := f.Matcher()
+	if err != nil || cfg.Grep == "" {
+		return shows, err
 	}
-	return l, nil
+	// Not by the Filter, which bounds the expression for the server's sake.
+	grep, err := regexp.Compile(cfg.Grep)
+	if err != nil {
+		return nil, fleet.E(fleet.Invalid, err, "--grep is not a regular expression")
+	}
+	return func(level logs.Level, tag string, message []byte) bool {
+		return shows(level, tag, message) && grep.Match(message)
+	}, nil
 }
 
-func (t *tail) run(ctx context.Context) error {
-	devices, err := t.list(ctx)
+// choose finds the devices that are meant.
+func (t *tail) choose(ctx context.Context) error {
+	if t.cfg.Model != "" {
+		var models []model
+		err := t.insist(ctx, false, func() (err error) {
+			models, err = t.api.models(ctx)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if t.follow.model, err = findModel(models, t.cfg.Model); err != nil {
+			return err
+		}
+	}
+	var devices []device
+	err := t.insist(ctx, false, func() (err error) {
+		devices, err = t.api.devices(ctx, t.follow.model)
+		return err
+	})
+	if err == nil && !t.follow.all {
+		devices, err = pick(devices, t.cfg.Devices)
+	}
 	if err != nil {
 		return err
 	}
-	if !t.cfg.All {
-		if devices, err = pick(devices, t.cfg.Devices); err != nil {
-			return err
-		}
-	} else if len(devices) == 0 {
+	t.follow.wanted = devices
+	t.printer.know(devices, t.follow.all)
+	return nil
+}
+
+// run follows the devices that were chosen.
+func (t *tail) run(ctx context.Context) error {
+	if len(t.follow.wanted) == 0 {
 		t.note("there are no devices yet: waiting for the first")
 	}
-	t.follow.wanted = devices
-	t.printer.know(devices, t.cfg.All)
-
 	for attempt := 0; ; attempt++ {
 		began := time.Now()
 		t.progress, t.retry = false, 0
@@ -254,20 +296,39 @@ func (t *tail) run(ctx context.Context) error {
 	}
 }
 
-// list reads the devices for the first time. A server that is too busy is
-// asked again; one that cannot be reached is more likely a wrong address.
-func (t *tail) list(ctx context.Context) ([]device, error) {
+// insist makes a request until it has another answer than that the server is
+// too busy. Unless the server was reached before, one that cannot be reached is
+// more likely a wrong address; later it is asked again too.
+func (t *tail) insist(ctx context.Context, reached bool, request func() error) error {
+	var since time.Time // of the trouble
 	for attempt := 0; ; attempt++ {
-		devices, err := t.api.devices(ctx)
-		r, ok := errors.AsType[*refused](err)
-		if !ok || !r.busy() {
-			return devices, err
+		err := request()
+		if ctx.Err() != nil {
+			return err
 		}
-		if attempt == 0 {
-			t.note("--- the server is busy: %s; trying again ---", r.Error())
+		wait := t.pace.backoff(attempt)
+		r, answered := errors.AsType[*refused](err)
+		switch {
+		case answered && r.busy():
+			if since.IsZero() {
+				t.note("--- the server is busy: %s; trying again ---", r.Error())
+			}
+			wait = max(wait, r.after)
+		case reached && (answered && r.gateway() || !answered && fleet.KindOf(err) == fleet.Unavailable):
+			if since.IsZero() {
+				t.note("--- connection lost: %v; trying again ---", err)
+			}
+		default:
+			if reached && err == nil && !since.IsZero() {
+				t.note("--- resumed after %v ---", time.Since(since).Round(100*time.Millisecond))
+			}
+			return err
 		}
-		if err := sleep(ctx, max(r.after, t.pace.backoff(attempt))); err != nil {
-			return nil, err
+		if since.IsZero() {
+			since = time.Now()
+		}
+		if err := sleep(ctx, wait); err != nil {
+			return err
 		}
 	}
 }
@@ -345,7 +406,7 @@ func (t *tail) session(ctx context.Context) error {
 				t.note("%s", r.notice)
 			}
 			if r.devices != nil {
-				t.printer.know(r.devices, t.cfg.All)
+				t.printer.know(r.devices, t.follow.all)
 			}
 			if !r.settled {
 				break
@@ -372,12 +433,21 @@ func (t *tail) take(ev event) error {
 	if ev.bad != nil {
 		t.note("--- an event could not be read: %v ---", ev.bad)
 	}
-	if b := t.printer.render(ev); len(b) > 0 {
-		if _, err := t.cfg.Out.Write(b); err != nil {
-			return fleet.E(fleet.External, err, "Cannot write the output")
-		}
+	if err := t.write(t.printer.render(ev)); err != nil {
+		return err
 	}
 	t.progress = t.progress || ev.logs != nil || ev.gap != nil
+	return nil
+}
+
+// write puts text, whole lines, out.
+func (t *tail) write(b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	if _, err := t.cfg.Out.Write(b); err != nil {
+		return fleet.E(fleet.External, err, "Cannot write the output")
+	}
 	return nil
 }
 
