@@ -36,6 +36,7 @@ type commandLine struct {
 
 	Serve      serveCommand      `cmd:"" help:"Run the server."`
 	Tail       tailCommand       `cmd:"" help:"Follow what devices say, live."`
+	Logs       logsCommand       `cmd:"" help:"Print what devices said before, and follow them."`
 	Sim        simCommand        `cmd:"" help:"Simulate a fleet of devices."`
 	Version    versionCommand    `cmd:"" help:"Print the version, the commit and the Go version."`
 	Completion completionCommand `cmd:"" help:"Print a script with which a shell completes commands and flags."`

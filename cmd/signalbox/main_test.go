@@ -76,9 +76,10 @@ func TestCommandLine(t *testing.T) {
 		match("stdout", out.String(), stdout)
 		match("stderr", errs.String(), stderr)
 	}
-	f("--help", 0, `serve .*tail .*sim .*version .*completion`, "")
+	f("--help", 0, `serve .*tail .*logs .*sim .*version .*completion`, "")
 	f("serve --help", 0, `signalbox serve.*--port=PORT .*default\s+3101,\s+\$PORT`, "")
 	f("tail --help", 0, `signalbox tail --all`, "")
+	f("logs --help", 0, `signalbox logs kitchen-sensor hallway -n 1000 -f.*--since=TIME .*-n, --lines=N .*regular\s+expression \(RE2\)`, "")
 	f("sim --help", 0, `signalbox sim --devices 200`, "")
 	f("version --help", 0, `signalbox version`, "")
 	f("completion --help", 0, `source <\(signalbox completion bash\)`, "")
@@ -93,6 +94,12 @@ func TestCommandLine(t *testing.T) {
 	f("tail --color=pink --all", 2, "", `must be one of "auto","always","never"`)
 	f("tail", 2, "", `signalbox: `)
 	f("tail --all --server=http://127.0.0.1:1", 1, "", `signalbox: `)
+
+	f("logs", 2, "", `signalbox: Name at least one device`)
+	f("logs --all --level=loud", 2, "", `must be one of "error","warn"`)
+	f("logs --all -n many", 2, "", `--lines: `)
+	f("logs --all --since noon", 2, "", `--since "noon" is no time: use one like`)
+	f("logs --all --server=http://127.0.0.1:1", 1, "", `signalbox: Cannot reach`)
 
 	f("sim --devices=0", 2, "", `signalbox: .*at least 1`)
 	f("sim --mqtt=nonsense", 2, "", `signalbox: .*nonsense`)
@@ -146,6 +153,8 @@ func TestInterruptedClient(t *testing.T) {
 	}
 	f(syscall.SIGINT, 130, "tail", "--all")
 	f(syscall.SIGTERM, 143, "tail", "--all")
+	f(syscall.SIGINT, 130, "logs", "--all")
+	f(syscall.SIGTERM, 143, "logs", "--all", "-f")
 	f(syscall.SIGINT, 130, "sim")
 }
 
@@ -161,7 +170,7 @@ func TestCompletion(t *testing.T) {
 			t.Errorf("%q:\n%s", line, diff)
 		}
 	}
-	f("", "serve", "tail", "sim", "version", "completion")
+	f("", "serve", "tail", "logs", "sim", "version", "completion")
 	f("ver", "version")
 	f("--v", "--version")
 	f("completion ", "bash", "zsh", "fish")
@@ -175,6 +184,10 @@ func TestCompletion(t *testing.T) {
 	f("serve --data-dir ") // a file name
 	f("tail kitchen --col", "--color")
 	f("tail --color n", "never")
+	f("logs kitchen --lev", "--level")
+	f("logs --level w", "warn")
+	f("logs -n 5 --f", "--follow")
+	f("logs --color=a", "--color=auto", "--color=always")
 	f("serve --no-such x ")
 }
 

@@ -11,8 +11,8 @@ import (
 type tailCommand struct {
 	Device []string `arg:"" optional:"" help:"Devices by key, entity id or name."`
 	All    bool     `help:"Follow every device, also those made later, within half a minute."`
-	Level  string   `placeholder:"LEVEL" enum:"error,warn,info,debug,verbose," default:"" help:"Show only lines at least this important: error, warn, info, debug or verbose."`
-	Grep   string   `placeholder:"REGEXP" help:"Show only lines whose message matches."`
+	Level  string   `placeholder:"LEVEL" enum:"error,warn,info,debug,verbose," default:"" help:"Show only lines at least this important: error, warn, info, debug or verbose. Lines without a level are shown too."`
+	Grep   string   `placeholder:"REGEXP" help:"Show only lines whose message matches this regular expression (RE2)."`
 	JSON   bool     `name:"json" help:"Print one JSON object a line."`
 	Color  string   `enum:"auto,always,never" default:"auto" help:"Colour lines by level: auto (on a terminal), always or never."`
 	Server string   `env:"SIGNALBOX_SERVER" default:"http://127.0.0.1:3101" placeholder:"URL" help:"Address of the server."`
