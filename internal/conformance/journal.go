@@ -118,7 +118,7 @@ func Journal(t *testing.T, open func(*testing.T) logs.Journal) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() {
-			ended <- j.Consume(ctx, 50, func(page []logs.Record) error {
+			ended <- j.Consume(ctx, 50, nil, func(page []logs.Record) error {
 				for _, r := range page {
 					got <- r
 				}
@@ -141,7 +141,7 @@ func Journal(t *testing.T, open func(*testing.T) logs.Journal) {
 		cancel()
 		must(t, <-ended)
 		stop := errors.New("stop")
-		if err := j.Consume(t.Context(), 0, func([]logs.Record) error { return stop }); !errors.Is(err, stop) {
+		if err := j.Consume(t.Context(), 0, nil, func([]logs.Record) error { return stop }); !errors.Is(err, stop) {
 			t.Errorf("err = %v; want emit's", err)
 		}
 	})

@@ -37,8 +37,9 @@ type Journal interface {
 	// in order, in pages, and goes on with what is appended until ctx ends; then
 	// it returns nil. A sequence that is missing between two records, or before
 	// the first, was given up by the journal. It stops with the error of emit,
-	// unchanged.
-	Consume(ctx context.Context, after uint64, emit func([]Record) error) error
+	// unchanged. What is new may wait a moment to become a page, unless hurry,
+	// which may be nil, gives something.
+	Consume(ctx context.Context, after uint64, hurry <-chan struct{}, emit func([]Record) error) error
 
 	// Trim gives up every record with a sequence below the given one, which is
 	// at most that of the next record.

@@ -88,7 +88,7 @@ func (m *memory) Replay(ctx context.Context, devices []string, after uint64, emi
 	return upTo, nil
 }
 
-func (m *memory) Consume(ctx context.Context, after uint64, emit func([]logs.Record) error) error {
+func (m *memory) Consume(ctx context.Context, after uint64, _ <-chan struct{}, emit func([]logs.Record) error) error {
 	for {
 		m.mu.Lock()
 		var page []logs.Record

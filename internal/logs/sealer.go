@@ -37,6 +37,8 @@ type Sealer struct {
 	position uint64              // everything up to here is stored
 	advanced chan struct{}       // closed when consumed or position grows, and then replaced
 
+	hurry chan struct{} // has room for one: somebody waits for what is new
+
 	// Only the goroutine of Run looks at these.
 	beyond map[string]uint64 // what of a device is stored although position is before it
 	lost   []Lost            // to be stored with the next chunks
@@ -91,7 +93,7 @@ func NewSealer(j Journal, c Chunks, o SealerOptions, reg prometheus.Registerer, 
 		return c
 	}
 	s := &Sealer{
-		journal: j, chunks: c, opts: o, log: log, builders: map[string]*builder{}, advanced: make(chan struct{}),
+		journal: j, chunks: c, opts: o, log: log, builders: map[string]*builder{}, advanced: make(chan struct{}), hurry: make(chan struct{}, 1),
 		metrics: sealerMetrics{
 			lines:    counter("iot_history_lines_sealed_total", "Log lines moved from the journal to the history."),
 			chunks:   counter("iot_history_chunks_sealed_total", "Chunks of log lines written to the history."),
@@ -212,7 +214,7 @@ func (s *Sealer) run(ctx context.Context) error {
 	pages := make(chan []Record)
 	group.Go(func() error {
 		defer cancel()
-		return s.journal.Consume(ctx, position, func(page []Record) error {
+		return s.journal.Consume(ctx, position, s.hurry, func(page []Record) error {
 			select {
 			case pages <- page:
 				return nil
@@ -483,6 +485,10 @@ func (s *Sealer) unsealed(ctx context.Context, devices []string, newest uint64) 
 		}
 		advanced := s.advanced
 		s.mu.Unlock()
+		select {
+		case s.hurry <- struct{}{}:
+		default:
+		}
 		select {
 		case <-advanced:
 			continue

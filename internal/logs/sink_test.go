@@ -618,11 +618,11 @@ type failingJournal struct {
 	fails int
 }
 
-func (f *failingJournal) Consume(ctx context.Context, after uint64, emit func([]logs.Record) error) error {
+func (f *failingJournal) Consume(ctx context.Context, after uint64, hurry <-chan struct{}, emit func([]logs.Record) error) error {
 	if f.fails--; f.fails >= 0 {
 		return errors.New("failed")
 	}
-	return f.memory.Consume(ctx, after, emit)
+	return f.memory.Consume(ctx, after, hurry, emit)
 }
 
 func TestSinkMeta(t *testing.T) {

@@ -138,7 +138,7 @@ func (r *SinkRunner) Run(ctx context.Context) error {
 			r.tryAgain(ctx)
 			continue
 		}
-		err := r.Journal.Consume(ctx, r.taken, func(page []Record) error {
+		err := r.Journal.Consume(ctx, r.taken, nil, func(page []Record) error {
 			r.take(ctx, page)
 			return r.round(ctx)
 		})
@@ -403,7 +403,7 @@ func (r *SinkRunner) tryAgain(ctx context.Context) {
 	defer cancel()
 	var err error
 	if len(r.queue) < sinkMaxLines && len(r.doubtful) == len(r.queue) {
-		err = r.Journal.Consume(pause, r.taken, func(page []Record) error {
+		err = r.Journal.Consume(pause, r.taken, nil, func(page []Record) error {
 			r.take(ctx, page)
 			return errEnough
 		})

@@ -301,13 +301,7 @@ func (j *Journal) Replay(ctx context.Context, devices []string, after uint64, em
 	if err != nil {
 		return 0, fleet.E(fleet.Unavailable, err, "The log journal cannot be read")
 	}
-	defer func() {
-		drop, cancel := context.WithTimeout(context.WithoutCancel(ctx), apiTimeout)
-		defer cancel()
-		if err := j.stream.DeleteConsumer(drop, consumer.CachedInfo().Name); err != nil {
-			j.log.Debug("a reading consumer was not deleted and will expire", "err", err)
-		}
-	}()
+	defer j.drop(ctx, consumer)
 
 	messages, err := consumer.Messages(jetstream.PullMaxMessagesWithBytesLimit(pageRecords, prefetchBytes), jetstream.WithMessagesErrOnMissingHeartbeat(false))
 	if err != nil {
@@ -332,60 +326,110 @@ func (j *Journal) Replay(ctx context.Context, devices []string, after uint64, em
 	return upTo, nil
 }
 
-// Consume implements logs.Journal with an ordered consumer, which the client
-// makes anew from where it was whenever the connection or the server loses it.
-func (j *Journal) Consume(ctx context.Context, after uint64, emit func([]logs.Record) error) error {
-	consumer, err := j.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: after + 1,
-	})
-	if err != nil {
-		return fleet.E(fleet.Unavailable, err, "The log journal cannot be read")
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	// The client's callback fills the channel, and waits when it is full: the
-	// server then sends no more than was asked for.
-	in := make(chan jetstream.Msg, pageRecords)
-	reading, err := consumer.Consume(func(m jetstream.Msg) {
-		select {
-		case in <- m:
-		case <-ctx.Done():
+// Consume implements logs.Journal. It asks for what has come since the last
+// time instead of having each record pushed when it comes: a page at a time
+// costs a small part of what so many wake-ups do, and nobody waits for it who
+// does not say so by hurry.
+func (j *Journal) Consume(ctx context.Context, after uint64, hurry <-chan struct{}, emit func([]logs.Record) error) error {
+	const shortest, longest = 100 * time.Millisecond, 5 * time.Second
+	wait := shortest
+	var consumer jetstream.Consumer
+	defer func() { j.drop(ctx, consumer) }()
+	for ctx.Err() == nil {
+		page, err := j.next(ctx, &consumer, after)
+		if err != nil {
+			if ctx.Err() != nil {
+				break
+			}
+			j.log.Warn("the journal cannot be read; trying again", "err", err, "wait", wait)
+			j.drop(ctx, consumer)
+			consumer = nil
+			sleep(ctx, wait, nil)
+			wait = min(2*wait, longest)
+			continue
 		}
-	}, jetstream.PullMaxMessagesWithBytesLimit(4*pageRecords, prefetchBytes))
-	if err != nil {
-		return fleet.E(fleet.Unavailable, err, "The log journal cannot be read")
-	}
-	defer func() {
-		cancel()
-		reading.Stop()
-		<-reading.Closed()
-	}()
-	for {
-		var page []logs.Record
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-reading.Closed():
-			return fleet.E(fleet.Unavailable, nil, "The log journal cannot be read")
-		case m := <-in:
-			if page, err = appendRecord(page, m); err != nil {
+		wait = shortest
+		if len(page) > 0 {
+			after = page[len(page)-1].Seq
+			if err := emit(page); err != nil {
 				return err
 			}
 		}
-		for bytes, more := 0, true; more && len(page) < 4*pageRecords && bytes < pageBytes; {
-			select {
-			case m := <-in:
-				if page, err = appendRecord(page, m); err != nil {
-					return err
-				}
-				bytes += len(m.Data())
-			default:
-				more = false
+		if len(page) < pageRecords {
+			sleep(ctx, consumePace, hurry)
+		}
+	}
+	return nil
+}
+
+// consumePace is how often Consume looks for new records.
+const consumePace = 100 * time.Millisecond
+
+// sleep waits for the time to pass, ctx to end or hurry.
+func sleep(ctx context.Context, d time.Duration, hurry <-chan struct{}) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-hurry:
+	case <-ctx.Done():
+	}
+}
+
+// next returns the records after the sequence that are there now, up to a page
+// of them, from the consumer, which is made when it is nil.
+func (j *Journal) next(ctx context.Context, consumer *jetstream.Consumer, after uint64) ([]logs.Record, error) {
+	if *consumer == nil {
+		create, cancel := context.WithTimeout(ctx, apiTimeout)
+		defer cancel()
+		c, err := j.stream.CreateConsumer(create, jetstream.ConsumerConfig{
+			DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: after + 1,
+			AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1, InactiveThreshold: time.Hour,
+		})
+		if err != nil {
+			return nil, err
+		}
+		*consumer = c
+	}
+	batch, err := (*consumer).FetchNoWait(pageRecords)
+	if err != nil {
+		return nil, err
+	}
+	var page []logs.Record
+	for m := range batch.Messages() {
+		if page, err = appendRecord(page, m); err != nil {
+			return nil, err
+		}
+	}
+	if err := batch.Error(); err != nil {
+		return nil, err
+	}
+	last := after
+	for _, rec := range page {
+		if rec.Seq != last+1 {
+			// Either the journal gave up what is missing, or it got lost on its way.
+			oldest, _, err := j.Bounds(ctx)
+			if err != nil {
+				return nil, err
+			}
+			if oldest <= last+1 {
+				return nil, fmt.Errorf("record %d came after %d", rec.Seq, last)
 			}
 		}
-		if err := emit(page); err != nil {
-			return err
-		}
+		last = rec.Seq
+	}
+	return page, nil
+}
+
+// drop deletes a consumer, if there is one.
+func (j *Journal) drop(ctx context.Context, consumer jetstream.Consumer) {
+	if consumer == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), apiTimeout)
+	defer cancel()
+	if err := j.stream.DeleteConsumer(ctx, consumer.CachedInfo().Name); err != nil {
+		j.log.Debug("a reading consumer was not deleted and will expire", "err", err)
 	}
 }
 
