@@ -47,6 +47,7 @@ generate: ## Write the generated files
 .PHONY: bench
 bench: ## Ratios to a floor that is measured in the same run
 	go run ./bench
+	go run ./bench/history
 
 .PHONY: fuzz
 fuzz: ## Each fuzz test for FUZZTIME (default 30s)

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command history measures the history: how fast lines are sealed, how fast
 // they are found again, and what they take on the disk. What a figure is worth
 // shows in its ratio to a floor that is measured in the same run: for sealing,
@@ -20,6 +22,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -94,6 +97,7 @@ type result struct {
 	lines                  int
 	raw                    float64 // bytes of a line as it was sent
 	floorSeal, seal        float64 // lines/s
+	cpu                    float64 // seconds of the processors for a million lines sealed
 	floorRead              time.Duration
 	newest, common         time.Duration
 	rare, rareFleet        time.Duration
@@ -116,6 +120,7 @@ func table(out io.Writer, columns []result) error {
 	}
 	row("lines", func(r result) string { return fmt.Sprintf("%.1f M", float64(r.lines)/1e6) })
 	row("sealed", func(r result) string { return fmt.Sprintf("%.0f k/s (%.2fx)", r.seal/1e3, r.seal/r.floorSeal) })
+	row("processor time of a line sealed", func(r result) string { return fmt.Sprintf("%.1f µs", r.cpu) })
 	row("newest 1000 of a device", func(r result) string { return against(r.newest, r.floorRead) })
 	row("a common word of a device, newest 1000", func(r result) string { return against(r.common, r.floorRead) })
 	row("a rare word of a device", func(r result) string { return against(r.rare, r.floorRead) })
@@ -205,7 +210,7 @@ func measure(ctx context.Context, dir string, lines int, progress io.Writer) (r 
 	sealer := logs.NewSealer(journal, chunks, logs.SealerOptions{MaxAge: 2 * time.Second}, prometheus.NewRegistry(), quiet)
 	sealing, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
-	begun := time.Now()
+	begun, used := time.Now(), processorTime()
 	go func() { ended <- sealer.Run(sealing) }()
 	_, newest, err := journal.Bounds(ctx)
 	if err != nil {
@@ -218,7 +223,9 @@ func measure(ctx context.Context, dir string, lines int, progress io.Writer) (r 
 	for sealer.Held() < newest && ctx.Err() == nil {
 		time.Sleep(10 * time.Millisecond)
 		if r.seal == 0 && sealer.Held() >= mark {
-			r.seal = float64(lines) * float64(sealer.Held()) / float64(newest) / time.Since(begun).Seconds()
+			done := float64(lines) * float64(sealer.Held()) / float64(newest)
+			r.seal = done / time.Since(begun).Seconds()
+			r.cpu = (processorTime() - used).Seconds() / done * 1e6
 		}
 		if metrics.Read(heap); heap[0].Value.Uint64() > r.memory {
 			r.memory = heap[0].Value.Uint64()
@@ -279,6 +286,15 @@ func measure(ctx context.Context, dir string, lines int, progress io.Writer) (r 
 	}
 	r.perLine = float64(info.Size()) / float64(lines)
 	return r, os.RemoveAll(dir)
+}
+
+// processorTime is what this process has used.
+func processorTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // needleOf is a word that one line of the device has and no other line.

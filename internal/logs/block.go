@@ -192,7 +192,7 @@ const maxBlock = 64 << 20
 
 var sharedCodecs = sync.OnceValue(func() *codecs {
 	encoder := func(more ...zstd.EOption) *zstd.Encoder {
-		enc, err := zstd.NewWriter(nil, append(more, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(1<<20), zstd.WithEncoderCRC(true))...)
+		enc, err := zstd.NewWriter(nil, append(more, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2), zstd.WithWindowSize(1<<20), zstd.WithEncoderCRC(true))...)
 		if err != nil {
 			panic("logs: zstd: " + err.Error()) // the options are constant
 		}

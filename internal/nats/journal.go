@@ -336,7 +336,7 @@ func (j *Journal) Consume(ctx context.Context, after uint64, hurry <-chan struct
 	var consumer jetstream.Consumer
 	defer func() { j.drop(ctx, consumer) }()
 	for ctx.Err() == nil {
-		page, err := j.next(ctx, &consumer, after)
+		page, pending, err := j.next(ctx, &consumer, after)
 		if err != nil {
 			if ctx.Err() != nil {
 				break
@@ -355,15 +355,17 @@ func (j *Journal) Consume(ctx context.Context, after uint64, hurry <-chan struct
 				return err
 			}
 		}
-		if len(page) < pageRecords {
+		if pending == 0 {
 			sleep(ctx, consumePace, hurry)
 		}
 	}
 	return nil
 }
 
-// consumePace is how often Consume looks for new records.
-const consumePace = 100 * time.Millisecond
+const (
+	consumePace    = 100 * time.Millisecond // how often Consume looks for new records
+	consumeRecords = 1024                   // of a page
+)
 
 // sleep waits for the time to pass, ctx to end or hurry.
 func sleep(ctx context.Context, d time.Duration, hurry <-chan struct{}) {
@@ -377,8 +379,9 @@ func sleep(ctx context.Context, d time.Duration, hurry <-chan struct{}) {
 }
 
 // next returns the records after the sequence that are there now, up to a page
-// of them, from the consumer, which is made when it is nil.
-func (j *Journal) next(ctx context.Context, consumer *jetstream.Consumer, after uint64) ([]logs.Record, error) {
+// of them, from the consumer, which is made when it is nil; and how many more
+// there are.
+func (j *Journal) next(ctx context.Context, consumer *jetstream.Consumer, after uint64) (page []logs.Record, pending uint64, err error) {
 	if *consumer == nil {
 		create, cancel := context.WithTimeout(ctx, apiTimeout)
 		defer cancel()
@@ -387,22 +390,21 @@ func (j *Journal) next(ctx context.Context, consumer *jetstream.Consumer, after 
 			AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1, InactiveThreshold: time.Hour,
 		})
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		*consumer = c
 	}
-	batch, err := (*consumer).FetchNoWait(pageRecords)
+	batch, err := (*consumer).FetchNoWait(consumeRecords)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	var page []logs.Record
 	for m := range batch.Messages() {
-		if page, err = appendRecord(page, m); err != nil {
-			return nil, err
+		if page, pending, err = appendRecord(page, m); err != nil {
+			return nil, 0, err
 		}
 	}
 	if err := batch.Error(); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	last := after
 	for _, rec := range page {
@@ -410,15 +412,15 @@ func (j *Journal) next(ctx context.Context, consumer *jetstream.Consumer, after 
 			// Either the journal gave up what is missing, or it got lost on its way.
 			oldest, _, err := j.Bounds(ctx)
 			if err != nil {
-				return nil, err
+				return nil, 0, err
 			}
 			if oldest <= last+1 {
-				return nil, fmt.Errorf("record %d came after %d", rec.Seq, last)
+				return nil, 0, fmt.Errorf("record %d came after %d", rec.Seq, last)
 			}
 		}
 		last = rec.Seq
 	}
-	return page, nil
+	return page, pending, nil
 }
 
 // drop deletes a consumer, if there is one.
@@ -433,17 +435,18 @@ func (j *Journal) drop(ctx context.Context, consumer jetstream.Consumer) {
 	}
 }
 
-// appendRecord appends what the message holds to records.
-func appendRecord(records []logs.Record, m jetstream.Msg) ([]logs.Record, error) {
+// appendRecord appends what the message holds to records, and returns how many
+// messages wait behind it.
+func appendRecord(records []logs.Record, m jetstream.Msg) ([]logs.Record, uint64, error) {
 	meta, err := m.Metadata()
 	if err != nil {
-		return nil, fleet.E(fleet.Unavailable, err, "The log journal cannot be read")
+		return nil, 0, fleet.E(fleet.Unavailable, err, "The log journal cannot be read")
 	}
 	device, _ := strings.CutPrefix(m.Subject(), logsPrefix)
 	if device == m.Subject() {
 		device = "" // matched none
 	}
-	return append(records, logs.Record{Seq: meta.Sequence.Stream, Device: device, Body: m.Data()}), nil
+	return append(records, logs.Record{Seq: meta.Sequence.Stream, Device: device, Body: m.Data()}), meta.NumPending, nil
 }
 
 // Trim implements logs.Journal.
@@ -555,13 +558,10 @@ func nextPage(ctx context.Context, c jetstream.Consumer, messages jetstream.Mess
 		case err != nil:
 			return nil, 0, failed(err)
 		}
-		if records, err = appendRecord(records, m); err != nil {
+		if records, pending, err = appendRecord(records, m); err != nil {
 			return nil, 0, err
 		}
 		bytes += len(m.Data())
-		if meta, err := m.Metadata(); err == nil {
-			pending = meta.NumPending
-		}
 	}
 	return records, pending, nil
 }

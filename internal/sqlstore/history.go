@@ -5,8 +5,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -22,6 +24,10 @@ import (
 type History struct {
 	*database
 	postgres bool
+	filters  filterCache
+
+	mu     sync.Mutex
+	epochs map[string]int64 // by name; never changed, only replaced
 }
 
 var _ logs.Chunks = (*History)(nil)
@@ -32,13 +38,13 @@ var _ logs.Chunks = (*History)(nil)
 func OpenHistory(ctx context.Context, dsn string) (*History, error) {
 	d, err := open(ctx, dsn, schema{
 		dir: "history", table: "history_" + goose.DefaultTablename,
-		layout:  []string{"_pragma=page_size(16384)", "_pragma=auto_vacuum(2)"}, // incremental: Reclaim does it
+		layout:  []string{"_pragma=page_size(8192)", "_pragma=auto_vacuum(2)"}, // incremental: Reclaim does it
 		pragmas: []string{"_pragma=cache_size(-16384)"},
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &History{d, d.read == d.write}, nil
+	return &History{database: d, postgres: d.read == d.write}, nil
 }
 
 // Sealed implements logs.Chunks.
@@ -209,14 +215,42 @@ func (h *History) View(ctx context.Context, f func(logs.ChunkView) error) error 
 		return classify(err)
 	}
 	defer func() { _ = tx.Rollback() }() // nothing was written
-	return f(view{tx})
+	return f(&view{History: h, tx: tx})
 }
 
 // view implements logs.ChunkView.
-type view struct{ tx *sql.Tx }
+type view struct {
+	*History
+	tx    *sql.Tx
+	names map[int64]string // of the epochs, by number
+}
+
+// name returns the name of an epoch. Epochs are few and stay, so they are read
+// when there is one that is not known.
+func (v *view) name(ctx context.Context, number int64) (string, error) {
+	if name, ok := v.names[number]; ok {
+		return name, nil
+	}
+	for range 2 {
+		v.mu.Lock()
+		epochs := v.epochs
+		v.mu.Unlock()
+		v.names = make(map[int64]string, len(epochs))
+		for name, n := range epochs {
+			v.names[n] = name
+		}
+		if name, ok := v.names[number]; ok {
+			return name, nil
+		}
+		if _, err := v.Epochs(ctx); err != nil {
+			return "", err
+		}
+	}
+	return "", fleet.E(fleet.Internal, nil, "epoch %d has no name", number)
+}
 
 // Epochs implements logs.ChunkView.
-func (v view) Epochs(ctx context.Context) (map[string]int64, error) {
+func (v *view) Epochs(ctx context.Context) (map[string]int64, error) {
 	epochs := map[string]int64{}
 	err := each(ctx, v.tx, func(row *sql.Rows) error {
 		var epoch string
@@ -227,14 +261,21 @@ func (v view) Epochs(ctx context.Context) (map[string]int64, error) {
 		epochs[epoch] = number
 		return nil
 	}, "SELECT epoch, number FROM log_epochs")
-	return epochs, err
+	if err != nil {
+		return nil, err
+	}
+	v.mu.Lock()
+	v.epochs = epochs
+	v.mu.Unlock()
+	return maps.Clone(epochs), nil
 }
 
-const infoColumns = `c.id, c.device, e.epoch, c.epoch, c.first_seq, c.last_seq, c.least_at, c.most_at, c.lines, c.bytes, c.stored, c.levels`
+const selectInfo = `SELECT c.id, c.device, c.epoch, c.first_seq, c.last_seq, c.least_at, c.most_at, c.lines, c.bytes, c.stored, c.levels FROM log_chunks c`
 
-func scanInfo(c *logs.ChunkInfo, scan func(...any) error, more ...any) error {
+// scanInfo reads what selectInfo gives; Epoch is left to the caller.
+func scanInfo(c *logs.ChunkInfo, scan func(...any) error) error {
 	var least, most int64
-	err := scan(append([]any{&c.ID, &c.Device, &c.Epoch, &c.EpochNumber, &c.First, &c.Last, &least, &most, &c.Lines, &c.Bytes, &c.Stored, &c.Levels}, more...)...)
+	err := scan(&c.ID, &c.Device, &c.EpochNumber, &c.First, &c.Last, &least, &most, &c.Lines, &c.Bytes, &c.Stored, &c.Levels)
 	c.Least, c.Most = time.UnixMicro(least).UTC(), time.UnixMicro(most).UTC()
 	return err
 }
@@ -320,34 +361,104 @@ func selected(q logs.ChunkQuery) (w where, order string) {
 }
 
 // Count implements logs.ChunkView.
-func (v view) Count(ctx context.Context, q logs.ChunkQuery) (lines int64, err error) {
+func (v *view) Count(ctx context.Context, q logs.ChunkQuery) (lines int64, err error) {
 	w, _ := selected(q)
 	err = v.tx.QueryRowContext(ctx, "SELECT CAST(COALESCE(sum(c.lines), 0) AS BIGINT) FROM log_chunks c"+w.String(), w.args...).Scan(&lines)
 	return lines, classify(err)
 }
 
 // List implements logs.ChunkView.
-func (v view) List(ctx context.Context, q logs.ChunkQuery, limit int) ([]logs.Chunk, error) {
+func (v *view) List(ctx context.Context, q logs.ChunkQuery, limit int) ([]logs.Chunk, error) {
 	w, order := selected(q)
-	filter, join := "NULL", ""
-	if q.Filters {
-		filter, join = "f.filter", " LEFT JOIN log_filters f ON f.chunk = c.id"
-	}
 	var chunks []logs.Chunk
 	err := each(ctx, v.tx, func(row *sql.Rows) error {
 		var c logs.Chunk
-		err := scanInfo(&c.ChunkInfo, row.Scan, &c.Filter)
+		err := scanInfo(&c.ChunkInfo, row.Scan)
 		chunks = append(chunks, c)
 		return err
-	}, "SELECT "+infoColumns+", "+filter+" FROM log_chunks c JOIN log_epochs e ON e.number = c.epoch"+join+
-		w.String()+" ORDER BY "+order+fmt.Sprintf(" LIMIT %d", limit), w.args...)
+	}, selectInfo+w.String()+" ORDER BY "+order+fmt.Sprintf(" LIMIT %d", limit), w.args...)
+	if err != nil {
+		return nil, err
+	}
+	for i := range chunks {
+		if chunks[i].Epoch, err = v.name(ctx, chunks[i].EpochNumber); err != nil {
+			return nil, err
+		}
+	}
+	if q.Filters {
+		err = v.addFilters(ctx, chunks)
+	}
 	return chunks, err
 }
 
+// addFilters fills in the chunks' filters.
+func (v *view) addFilters(ctx context.Context, chunks []logs.Chunk) error {
+	var unknown []any
+	at := map[int64]int{}
+	for i := range chunks {
+		var ok bool
+		if chunks[i].Filter, ok = v.filters.get(chunks[i].ID); !ok {
+			unknown = append(unknown, chunks[i].ID)
+			at[chunks[i].ID] = i
+		}
+	}
+	if len(unknown) == 0 {
+		return nil
+	}
+	return each(ctx, v.tx, func(row *sql.Rows) error {
+		var id int64
+		var filter []byte
+		if err := row.Scan(&id, &filter); err != nil {
+			return err
+		}
+		chunks[at[id]].Filter = filter
+		v.filters.put(id, filter)
+		return nil
+	}, "SELECT chunk, filter FROM log_filters WHERE chunk IN ("+marks(1, len(unknown))+")", unknown...)
+}
+
+// filterCache holds filters of chunks, which never change, in memory: a search
+// of the whole fleet needs all of them. When it is full, any one makes room, so
+// that a history of twice its size finds half of its filters here.
+type filterCache struct {
+	mu    sync.Mutex
+	byID  map[int64][]byte
+	bytes int
+}
+
+const filterCacheBytes = 64 << 20
+
+func (c *filterCache) get(id int64) ([]byte, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f, ok := c.byID[id]
+	return f, ok
+}
+
+func (c *filterCache) put(id int64, filter []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.byID == nil {
+		c.byID = map[int64][]byte{}
+	}
+	if _, ok := c.byID[id]; ok {
+		return
+	}
+	c.byID[id] = filter
+	c.bytes += len(filter)
+	for other, f := range c.byID { // in no order
+		if c.bytes <= filterCacheBytes {
+			break
+		}
+		delete(c.byID, other)
+		c.bytes -= len(f)
+	}
+}
+
 // Newest implements logs.ChunkView.
-func (v view) Newest(ctx context.Context, epoch, device string) (c logs.ChunkInfo, ok bool, err error) {
-	row := v.tx.QueryRowContext(ctx, "SELECT "+infoColumns+` FROM log_chunks c JOIN log_epochs e ON e.number = c.epoch
-		WHERE c.device = $1 AND c.epoch = (SELECT number FROM log_epochs WHERE epoch = $2) ORDER BY c.last_seq DESC LIMIT 1`, device, epoch)
+func (v *view) Newest(ctx context.Context, epoch, device string) (c logs.ChunkInfo, ok bool, err error) {
+	c.Epoch = epoch
+	row := v.tx.QueryRowContext(ctx, selectInfo+" WHERE c.device = $1 AND c.epoch = (SELECT number FROM log_epochs WHERE epoch = $2) ORDER BY c.last_seq DESC LIMIT 1", device, epoch)
 	switch err := scanInfo(&c, row.Scan); {
 	case errors.Is(err, sql.ErrNoRows):
 		return c, false, nil
@@ -358,7 +469,7 @@ func (v view) Newest(ctx context.Context, epoch, device string) (c logs.ChunkInf
 }
 
 // Data implements logs.ChunkView.
-func (v view) Data(ctx context.Context, id int64) (data []byte, err error) {
+func (v *view) Data(ctx context.Context, id int64) (data []byte, err error) {
 	err = v.tx.QueryRowContext(ctx, "SELECT data FROM log_data WHERE chunk = $1", id).Scan(&data)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, fleet.E(fleet.Internal, err, "chunk %d has no lines", id)
@@ -367,19 +478,26 @@ func (v view) Data(ctx context.Context, id int64) (data []byte, err error) {
 }
 
 // Lost implements logs.ChunkView.
-func (v view) Lost(ctx context.Context, devices []string) ([]logs.Lost, error) {
+func (v *view) Lost(ctx context.Context, devices []string) ([]logs.Lost, error) {
 	var w where
 	if devices != nil {
 		w.devices("l.device", append([]string{""}, devices...))
 	}
-	return listLost(ctx, v.tx, &w)
+	lost, err := listLost(ctx, v.tx, &w)
+	for i := range lost {
+		if lost[i].Epoch, err = v.name(ctx, lost[i].EpochNumber); err != nil {
+			return nil, err
+		}
+	}
+	return lost, err
 }
 
+// listLost leaves the names of the epochs to the caller.
 func listLost(ctx context.Context, tx *sql.Tx, w *where) (lost []logs.Lost, err error) {
 	err = each(ctx, tx, func(row *sql.Rows) error {
 		var l logs.Lost
 		var least, most sql.NullInt64
-		if err := row.Scan(&l.Device, &l.Epoch, &l.EpochNumber, &l.From, &l.To, &l.Reason, &least, &most, &l.Lines); err != nil {
+		if err := row.Scan(&l.Device, &l.EpochNumber, &l.From, &l.To, &l.Reason, &least, &most, &l.Lines); err != nil {
 			return err
 		}
 		if least.Valid {
@@ -387,8 +505,8 @@ func listLost(ctx context.Context, tx *sql.Tx, w *where) (lost []logs.Lost, err 
 		}
 		lost = append(lost, l)
 		return nil
-	}, `SELECT l.device, e.epoch, l.epoch, l.from_seq, l.to_seq, l.reason, l.least_at, l.most_at, l.lines
-		FROM log_lost l JOIN log_epochs e ON e.number = l.epoch`+w.String()+` ORDER BY l.epoch, l.from_seq, l.device`, w.args...)
+	}, "SELECT l.device, l.epoch, l.from_seq, l.to_seq, l.reason, l.least_at, l.most_at, l.lines FROM log_lost l"+
+		w.String()+" ORDER BY l.epoch, l.from_seq, l.device", w.args...)
 	return lost, err
 }
 
@@ -418,7 +536,7 @@ func (h *History) delete(ctx context.Context, devices []string, limit int, more 
 			gone.Chunks, gone.Lines, gone.Bytes = gone.Chunks+1, gone.Lines+int64(c.Lines), gone.Bytes+int64(c.Stored)
 			chunks = append(chunks, c)
 			return nil
-		}, "SELECT "+infoColumns+" FROM log_chunks c JOIN log_epochs e ON e.number = c.epoch"+w.String()+
+		}, selectInfo+w.String()+
 			fmt.Sprintf(" ORDER BY c.most_at LIMIT %d", limit), w.args...)
 		if err != nil {
 			return err
@@ -529,7 +647,7 @@ func (h *History) Reclaim(ctx context.Context) (more bool, err error) {
 	if h.postgres {
 		return false, nil
 	}
-	if _, err := h.write.ExecContext(ctx, "PRAGMA incremental_vacuum(256)"); err != nil { // 4 MiB
+	if _, err := h.write.ExecContext(ctx, "PRAGMA incremental_vacuum(512)"); err != nil { // 4 MiB
 		return false, classify(err)
 	}
 	var free int
