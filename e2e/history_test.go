@@ -224,3 +224,69 @@ func TestHistoryByTime(t *testing.T) {
 		t.Errorf("%d lines by time, %d said", len(all), b.said)
 	}
 }
+
+// One subscription to everything, for the lines that matter, with devices that
+// come later; and exports.
+func TestFleetSubscription(t *testing.T) {
+	s := start(t)
+	first := s.device("first")
+	stream := s.curl("fleet")
+	next(t, stream, "ready")
+	for _, bad := range []struct {
+		body map[string]any
+		want int
+	}{
+		{map[string]any{"request_id": "fleet", "all": false}, 400},
+		{map[string]any{"request_id": "fleet", "device_ids": "1"}, 400},
+		{map[string]any{"request_id": "fleet", "all": true, "regex": "("}, 400},
+		{map[string]any{"request_id": "fleet", "all": true, "level": "loud"}, 400},
+		{map[string]any{"request_id": "fleet", "device_id": 1, "after": "?"}, 400},
+		{map[string]any{"request_id": "fleet", "all": true, "device_id": 1}, 400},
+		{map[string]any{"request_id": "fleet", "device_ids": []int{99}}, 404},
+		{map[string]any{"request_id": "nobody", "all": true}, 403},
+	} {
+		if r := s.call("POST", "/api/device-logs/subscribe", bad.body); r.status != bad.want {
+			t.Errorf("%v: %d %s, want %d", bad.body, r.status, r.body, bad.want)
+		}
+	}
+	var answer struct {
+		Count   int
+		Devices []struct {
+			DeviceEntityID string `json:"device_entity_id"`
+		}
+	}
+	s.want(200, "POST", "/api/device-logs/subscribe", map[string]any{"request_id": "fleet", "all": true, "level": "warn", "query": "beacon"}).into(t, &answer)
+	if answer.Count != 1 || answer.Devices[0].DeviceEntityID != "first" {
+		t.Errorf("subscribed to %+v", answer)
+	}
+	second := s.device("second")
+	for _, d := range []device{first, second} {
+		for _, m := range []string{"I (1) wifi: beacon", "W (2) wifi: beacon timeout", "E (3) wifi: beacons"} {
+			publish(t, s.mqtt, "iotsupport/logsink", 1, fmt.Sprintf(`{"entity_id":%q,"message":%q}`, d.Entity, m))
+		}
+	}
+	for _, d := range []device{first, second} {
+		var b batch
+		if err := json.Unmarshal(next(t, stream, "device-logs"), &b); err != nil {
+			t.Fatal(err)
+		}
+		if b.Entity != d.Entity || len(b.Logs) != 1 || b.Logs[0].Message != "W (2) wifi: beacon timeout" {
+			t.Errorf("got %+v of %s", b, d.Entity)
+		}
+	}
+	s.want(200, "POST", "/api/device-logs/unsubscribe", map[string]any{"request_id": "fleet", "all": true}).into(t, &answer)
+	if answer.Count != 2 || s.metric("sse_device_log_subscriptions_active") != 0 {
+		t.Errorf("%d subscriptions ended, %v are left", answer.Count, s.metric("sse_device_log_subscriptions_active"))
+	}
+
+	// The same from the history, as text.
+	q, _ := http.NewRequestWithContext(t.Context(), "GET", s.url("/api/logs?start=2000-01-01&query=beacon&level=warn"), nil)
+	q.Header.Set("Accept", "text/plain")
+	r, err := s.do(q)
+	if err != nil || r.status != 200 || r.header.Get("X-Total-Lines") != "6" || !strings.HasPrefix(r.header.Get("Content-Disposition"), "attachment") {
+		t.Fatalf("%d %v %v", r.status, r.header, err)
+	}
+	if got := strings.Count(string(r.body), "\n"); got != 2 || !strings.Contains(string(r.body), "Z first | W (2) wifi: beacon timeout\n") {
+		t.Errorf("exported:\n%s", r.body)
+	}
+}
