@@ -1,7 +1,6 @@
 package logs
 
 import (
-	"bytes"
 	"context"
 	"time"
 
@@ -66,7 +65,7 @@ type DeadLetters interface {
 // line, and ok is false.
 func sinkLines(dst []SinkLine, epoch string, r Record) (lines []SinkLine, ok bool) {
 	received := r.Body.Received()
-	docs, metas, ok := splitBody(r.Body)
+	docs, metas, ok := splitBody(r.Body, nil, nil)
 	if !ok {
 		docs, metas = [][]byte{r.Body}, nil
 	}
@@ -78,47 +77,4 @@ func sinkLines(dst []SinkLine, epoch string, r Record) (lines []SinkLine, ok boo
 		dst = append(dst, l)
 	}
 	return dst, ok
-}
-
-// splitBody returns the documents of a Body, and what is known of each or nil,
-// as parts of it. It relies on what EncodeBody writes and looks for no faults
-// within the documents.
-func splitBody(b Body) (docs, metas [][]byte, ok bool) {
-	n := b.Lines()
-	if n == 0 {
-		return nil, nil, false
-	}
-	at := len(bodyReceived) + len(TimeLayout) + len(bodyLines)
-	at += bytes.IndexByte(b[at:], ',')
-	rest, ok := bytes.CutPrefix(b[at:], []byte(bodyLogs))
-	if !ok {
-		return nil, nil, false
-	}
-	docs, rest, ok = splitArray(rest)
-	if meta, has := bytes.CutPrefix(rest, []byte(`,"meta":[`)); ok && has {
-		metas, rest, ok = splitArray(meta)
-		ok = ok && len(metas) == n
-	}
-	return docs, metas, ok && len(docs) == n && string(rest) == "}"
-}
-
-// splitArray returns the values of the JSON array whose "[" stands before b,
-// and what follows its "]".
-func splitArray(b []byte) (values [][]byte, rest []byte, ok bool) {
-	for i := 0; i < len(b); {
-		end := skipValue(b, i)
-		if end <= i || end >= len(b) {
-			break
-		}
-		values = append(values, b[i:end:end])
-		switch b[end] {
-		case ',':
-			i = end + 1
-		case ']':
-			return values, b[end+1:], true
-		default:
-			return nil, nil, false
-		}
-	}
-	return nil, nil, false
 }

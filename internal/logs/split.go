@@ -38,6 +38,7 @@ const (
 // splitter reads the lines of bodies; it keeps its memory between them.
 type splitter struct {
 	docs   [][]byte
+	metas  [][]byte
 	text   []byte // the message of the line, unquoted
 	around template
 }
@@ -49,45 +50,65 @@ func (s *splitter) split(device string, at Cursor, b Body, f func(*Line)) bool {
 	if received.IsZero() {
 		return false
 	}
-	i := bytes.Index(b, []byte(bodyLogs))
-	if i < 0 {
+	var ok bool
+	if s.docs, s.metas, ok = splitBody(b, s.docs[:0], s.metas[:0]); !ok {
 		return false
 	}
-	i += len(bodyLogs)
-	s.docs = s.docs[:0]
-	for i < len(b) && b[i] == '{' {
-		end := skipValue(b, i)
-		if end < 0 {
-			return false
-		}
-		s.docs = append(s.docs, b[i:end])
-		if i = end; i < len(b) && b[i] == ',' {
-			i++
-		}
-	}
-	if i >= len(b) || b[i] != ']' {
-		return false
-	}
-	meta, hasMeta := bytes.CutPrefix(b[i+1:], []byte(`,"meta":[`))
 	for n, doc := range s.docs {
 		l := Line{Cursor: LineCursor{at, n}, Device: device, Received: received}
-		var ok bool
 		if l.template, ok = s.cutMessage(doc); !ok {
 			return false
 		}
 		l.Message = s.text
-		if hasMeta {
-			end := skipValue(meta, 0)
-			if end < 0 || !readMeta(meta[:end], &l) {
-				return false
-			}
-			if meta = meta[end:]; len(meta) > 0 {
-				meta = meta[1:]
-			}
+		if len(s.metas) > 0 && !readMeta(s.metas[n], &l) {
+			return false
 		}
 		f(&l)
 	}
 	return true
+}
+
+// splitBody appends the documents of a Body to docs, and what is known of each,
+// if anything is, to metas, as parts of it. It relies on what EncodeBody writes
+// and looks for no faults within the documents.
+func splitBody(b Body, docs, metas [][]byte) ([][]byte, [][]byte, bool) {
+	n := b.Lines()
+	if n == 0 {
+		return nil, nil, false
+	}
+	at := len(bodyReceived) + len(TimeLayout) + len(bodyLines)
+	at += bytes.IndexByte(b[at:], ',')
+	rest, ok := bytes.CutPrefix(b[at:], []byte(bodyLogs))
+	if !ok {
+		return nil, nil, false
+	}
+	docs, rest, ok = splitArray(docs, rest)
+	if meta, has := bytes.CutPrefix(rest, []byte(`,"meta":[`)); ok && has {
+		metas, rest, ok = splitArray(metas, meta)
+		ok = ok && len(metas) == n
+	}
+	return docs, metas, ok && len(docs) == n && string(rest) == "}"
+}
+
+// splitArray appends the values of the JSON array whose "[" stands before b to
+// values, and returns what follows its "]".
+func splitArray(values [][]byte, b []byte) (_ [][]byte, rest []byte, ok bool) {
+	for i := 0; i < len(b); {
+		end := skipValue(b, i)
+		if end <= i || end >= len(b) {
+			break
+		}
+		values = append(values, b[i:end:end])
+		switch b[end] {
+		case ',':
+			i = end + 1
+		case ']':
+			return values, b[end+1:], true
+		default:
+			return nil, nil, false
+		}
+	}
+	return nil, nil, false
 }
 
 // pick returns b with those lines only that keep wants, nil if there is none.
