@@ -150,3 +150,35 @@ func FuzzParsePosition(f *testing.F) {
 		}
 	})
 }
+
+func TestLineCursor(t *testing.T) {
+	f := func(text string, ok bool) {
+		t.Helper()
+		c, err := logs.ParseLineCursor(text)
+		switch {
+		case ok && (err != nil || c.String() != text):
+			t.Errorf("%q reads as %v, %v", text, c, err)
+		case !ok && fleet.KindOf(err) != fleet.Invalid:
+			t.Errorf("%q reads as %v, %v", text, c, err)
+		}
+	}
+	f("e-1", true)
+	f("e-1.0", true)
+	f("e-18446744073709551615.10000", true)
+	f("e-1.", false)
+	f("e-1.00", false)
+	f("e-1.-1", false)
+	f("e-1.99999", false)
+	f("e-1.1.1", false)
+	f(".1", false)
+	f("", false)
+}
+
+func FuzzParseLineCursor(f *testing.F) {
+	f.Add("e-1.0")
+	f.Fuzz(func(t *testing.T, text string) {
+		if c, err := logs.ParseLineCursor(text); err == nil && c.String() != text {
+			t.Errorf("%q reads as %v", text, c)
+		}
+	})
+}
