@@ -87,6 +87,8 @@ Signalbox runs at $url with ${DEVICES:-20} simulated devices. In another termina
       bin/signalbox tail --all --server $url
   Only what went wrong, of one kind:
       bin/signalbox tail --all --server $url --level warn --grep wifi
+  What they said before, and on from there:
+      bin/signalbox logs --all --server $url --level error -n 50 -f
 
   The same by hand: open a stream,
       curl -N '$url/api/sse/stream?request_id=me'
@@ -94,6 +96,9 @@ Signalbox runs at $url with ${DEVICES:-20} simulated devices. In another termina
       curl -s $url/api/devices
   and follow number 1 in that stream:
       curl -s $url/api/device-logs/subscribe -H 'Content-Type: application/json' -d '{"request_id":"me","device_id":1}'
+  What number 1 said before, and where all of them said a word:
+      curl -s '$url/api/devices/1/logs?limit=5'
+      curl -s -H 'Accept: text/plain' '$url/api/logs?query=panic*'
   Be a device (put its device_entity_id for ENTITY):
       mosquitto_pub -h $mqtt_host -p $mqtt_port -q 1 -t iotsupport/logsink -m '{"entity_id":"ENTITY","message":"I (42) hello: from my shell"}'
 

@@ -29,6 +29,14 @@ type history struct {
 
 func openHistory(t *testing.T, dsn string, o logs.SealerOptions) *history {
 	t.Helper()
+	h := openUnsealed(t, dsn, 0, o)
+	h.seal(t)
+	return h
+}
+
+// openUnsealed does not start the sealer; journalBytes bounds the journal.
+func openUnsealed(t *testing.T, dsn string, journalBytes int64, o logs.SealerOptions) *history {
+	t.Helper()
 	quiet := slog.New(slog.DiscardHandler)
 	server, err := nats.StartServer(nats.ServerOptions{Dir: t.TempDir(), Sync: time.Minute, Log: quiet})
 	if err != nil {
@@ -36,7 +44,7 @@ func openHistory(t *testing.T, dsn string, o logs.SealerOptions) *history {
 	}
 	t.Cleanup(server.Close)
 	h := &history{}
-	if h.journal, err = nats.OpenJournal(t.Context(), server, nats.JournalOptions{Log: quiet}); err != nil {
+	if h.journal, err = nats.OpenJournal(t.Context(), server, nats.JournalOptions{MaxBytes: journalBytes, Log: quiet}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(h.journal.Close)
@@ -50,6 +58,11 @@ func openHistory(t *testing.T, dsn string, o logs.SealerOptions) *history {
 	})
 	h.sealer = logs.NewSealer(h.journal, h.chunks, o, prometheus.NewRegistry(), slog.New(slog.NewTextHandler(t.Output(), nil)))
 	h.store = logs.NewStore(h.journal, h.chunks, h.sealer, quiet)
+	return h
+}
+
+// seal runs the sealer until the test ends.
+func (h *history) seal(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- h.sealer.Run(ctx) }()
@@ -59,7 +72,6 @@ func openHistory(t *testing.T, dsn string, o logs.SealerOptions) *history {
 			t.Error(err)
 		}
 	})
-	return h
 }
 
 func (h *history) write(t *testing.T, batches ...logs.Batch) []uint64 {
@@ -254,5 +266,37 @@ func TestReclaim(t *testing.T) {
 	t.Logf("%d KiB before, %d KiB after", u.Bytes>>10, size()>>10)
 	if u.Bytes < 2<<20 || size() > 3<<19 {
 		t.Errorf("the file has %d bytes, of %d before", size(), u.Bytes)
+	}
+}
+
+// What the journal had to give up before it was sealed is a gap, not an empty
+// past, in a query as for a reader that comes back.
+func TestJournalLimit(t *testing.T) {
+	h := openUnsealed(t, filepath.Join(t.TempDir(), "history.db"), 64<<10, logs.SealerOptions{MaxAge: time.Millisecond})
+	for i := range 1000 {
+		entries := logs.NewDecoder("entity_id").Decode(nil, fmt.Appendf(nil, `{"message":"%0400d"}`, i), time.Now(), func(logs.Reason) {})
+		h.write(t, logs.Batch{Device: "aaaaaaaa", Body: logs.EncodeBody(time.Now(), entries)})
+	}
+	oldest, newest, err := h.journal.Bounds(t.Context())
+	if err != nil || oldest < 500 || newest != 1000 {
+		t.Fatalf("the journal holds %d to %d, %v", oldest, newest, err)
+	}
+	h.seal(t)
+	h.settle(t)
+	got := h.read(t, "aaaaaaaa")
+	if len(got.Lines) != int(newest-oldest+1) || len(got.Lost) != 1 || got.Lost[0].Reason != logs.LostJournal || got.Lost[0].From != 0 || got.Lost[0].To != oldest-1 {
+		t.Errorf("%d lines and %+v", len(got.Lines), got.Lost)
+	}
+	if err := h.journal.Trim(t.Context(), newest+1); err != nil {
+		t.Fatal(err)
+	}
+	var lost []logs.Lost
+	records := 0
+	upTo, err := h.store.Replay(t.Context(), []string{"aaaaaaaa"}, 10, func(p logs.Page) error {
+		lost, records = append(lost, p.Lost...), records+len(p.Records)
+		return nil
+	})
+	if err != nil || upTo != newest || records != len(got.Lines) || len(lost) != 1 || lost[0].To != oldest-1 {
+		t.Errorf("replayed %d records up to %d, lost %+v, %v", records, upTo, lost, err)
 	}
 }
