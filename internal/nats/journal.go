@@ -363,7 +363,7 @@ func (j *Journal) Consume(ctx context.Context, after uint64, hurry <-chan struct
 }
 
 const (
-	consumePace    = 100 * time.Millisecond // how often Consume looks for new records
+	consumePace    = 500 * time.Millisecond // how often Consume looks for new records
 	consumeRecords = 1024                   // of a page
 )
 
