@@ -335,8 +335,9 @@ func (j *Journal) Consume(ctx context.Context, after uint64, hurry <-chan struct
 	wait := shortest
 	var consumer jetstream.Consumer
 	defer func() { j.drop(ctx, consumer) }()
+	size := consumeRecords
 	for ctx.Err() == nil {
-		page, pending, err := j.next(ctx, &consumer, after)
+		page, pending, err := j.next(ctx, &consumer, after, size)
 		if err != nil {
 			if ctx.Err() != nil {
 				break
@@ -355,16 +356,28 @@ func (j *Journal) Consume(ctx context.Context, after uint64, hurry <-chan struct
 				return err
 			}
 		}
-		if pending == 0 {
+		switch {
+		case pending == 0:
 			sleep(ctx, consumePace, hurry)
+			size = consumePiece
+		case pending < consumeRecords:
+			sleep(ctx, consumePause, hurry)
+			size = consumePiece
+		default:
+			size = consumeRecords
 		}
 	}
 	return nil
 }
 
+// Consume looks for new records from time to time. What it finds it takes in
+// small pieces, so that live delivery, which shares the processors, hardly
+// notices; only what is far behind is taken as fast as it can be.
 const (
-	consumePace    = 500 * time.Millisecond // how often Consume looks for new records
-	consumeRecords = 1024                   // of a page
+	consumePace    = 500 * time.Millisecond
+	consumePiece   = 128 // records
+	consumePause   = 2 * time.Millisecond
+	consumeRecords = 1024
 )
 
 // sleep waits for the time to pass, ctx to end or hurry.
@@ -378,10 +391,10 @@ func sleep(ctx context.Context, d time.Duration, hurry <-chan struct{}) {
 	}
 }
 
-// next returns the records after the sequence that are there now, up to a page
-// of them, from the consumer, which is made when it is nil; and how many more
+// next returns the records after the sequence that are there now, up to that
+// many, from the consumer, which is made when it is nil; and how many more
 // there are.
-func (j *Journal) next(ctx context.Context, consumer *jetstream.Consumer, after uint64) (page []logs.Record, pending uint64, err error) {
+func (j *Journal) next(ctx context.Context, consumer *jetstream.Consumer, after uint64, size int) (page []logs.Record, pending uint64, err error) {
 	if *consumer == nil {
 		create, cancel := context.WithTimeout(ctx, apiTimeout)
 		defer cancel()
@@ -394,7 +407,7 @@ func (j *Journal) next(ctx context.Context, consumer *jetstream.Consumer, after 
 		}
 		*consumer = c
 	}
-	batch, err := (*consumer).FetchNoWait(consumeRecords)
+	batch, err := (*consumer).FetchNoWait(size)
 	if err != nil {
 		return nil, 0, err
 	}
