@@ -118,17 +118,19 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 
 	logMetrics := logs.NewMetrics(a.metrics)
 	ledger := logs.NewLedger(newest)
-	past, history, keepers, err := a.openHistory(ctx, journal, devices)
+	var copied copied
+	if cfg.ElasticsearchURL != "" {
+		if copied.client, copied.sink, err = a.openElasticsearch(ctx, journal); err != nil {
+			return nil, err
+		}
+	}
+	past, history, keepers, err := a.openHistory(ctx, journal, devices, copied)
 	if err != nil {
 		return nil, err
 	}
-	if cfg.ElasticsearchURL != "" {
-		sink, err := a.openElasticsearch(ctx, journal)
-		if err != nil {
-			return nil, err
-		}
-		keepers = append(keepers, unit{"Elasticsearch", sink.Run})
-		a.held = append(a.held, sink.Held)
+	if copied.sink != nil {
+		keepers = append(keepers, unit{"Elasticsearch", copied.sink.Run})
+		a.held = append(a.held, copied.sink.Held)
 		log.Info("lines are copied to Elasticsearch", "url", cfg.ElasticsearchURL)
 	}
 	if len(a.held) > 0 {

@@ -5,18 +5,32 @@ import (
 	"math"
 	"time"
 
+	"signalbox/internal/elastic"
 	"signalbox/internal/logs"
 	"signalbox/internal/nats"
 	"signalbox/internal/registry"
 	"signalbox/internal/sqlstore"
 )
 
+// copied is what ELASTICSEARCH_URL stands for; empty without.
+type copied struct {
+	client *elastic.Client
+	sink   *logs.SinkRunner
+}
+
 // openHistory returns where readers find what was before now, the history to be
 // queried, nil if there is none, and what keeps both in order.
-func (a *app) openHistory(ctx context.Context, journal *nats.Journal, devices *registry.Service) (logs.Replayer, logs.History, []unit, error) {
+func (a *app) openHistory(ctx context.Context, journal *nats.Journal, devices *registry.Service, copied copied) (logs.Replayer, logs.History, []unit, error) {
 	cfg := a.cfg
-	if cfg.LogsHistory == "off" {
+	switch cfg.LogsHistory {
+	case "off":
 		return journal, nil, nil, nil
+	case "elasticsearch":
+		history := elastic.NewHistory(elastic.HistoryOptions{
+			Client: copied.client, Journal: journal, Settled: copied.sink.Settled, Devices: devices.Directory(), Log: a.log,
+		})
+		a.held = append(a.held, history.Held)
+		return journal, history, []unit{{"history", history.Run}}, nil
 	}
 	dsn := cfg.DatabaseURL.Reveal()
 	if dsn == "" {

@@ -8,9 +8,10 @@ import (
 	"signalbox/internal/nats"
 )
 
-// openElasticsearch returns what copies the journal to ELASTICSEARCH_URL. It does
-// not connect: the server may be down now and for as long as it likes.
-func (a *app) openElasticsearch(ctx context.Context, journal *nats.Journal) (*logs.SinkRunner, error) {
+// openElasticsearch returns the client of ELASTICSEARCH_URL and what copies the
+// journal there. It does not connect: the server may be down now and for as long
+// as it likes.
+func (a *app) openElasticsearch(ctx context.Context, journal *nats.Journal) (*elastic.Client, *logs.SinkRunner, error) {
 	cfg := a.cfg
 	client, err := elastic.New(elastic.Options{
 		URL: cfg.ElasticsearchURL.Reveal(), Username: cfg.ElasticsearchUsername, Password: cfg.ElasticsearchPassword.Reveal(),
@@ -18,18 +19,19 @@ func (a *app) openElasticsearch(ctx context.Context, journal *nats.Journal) (*lo
 		Metrics: elastic.NewMetrics(a.metrics),
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	a.onClose(client.Close)
 	positions, err := nats.OpenPositions(ctx, journal)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	letters, err := nats.OpenDeadLetters(ctx, journal)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return logs.OpenSink(ctx, logs.SinkOptions{
+	sink, err := logs.OpenSink(ctx, logs.SinkOptions{
 		Sink: client, Journal: journal, Positions: positions, DeadLetters: letters, Metrics: logs.NewSinkMetrics(a.metrics), Log: a.log,
 	})
+	return client, sink, err
 }

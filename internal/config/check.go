@@ -204,6 +204,9 @@ func (c *checker) elasticsearch() {
 	if u := c.ElasticsearchURL.parse(); c.ElasticsearchURL != "" && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Fragment != "") {
 		c.wrong("ELASTICSEARCH_URL", "a URL that starts with http:// or https://")
 	}
+	if c.LogsHistory == "elasticsearch" && c.ElasticsearchURL == "" {
+		c.wrong("ELASTICSEARCH_URL", "a URL, as LOGS_HISTORY is elasticsearch")
+	}
 	if c.ElasticsearchPassword != "" && c.ElasticsearchUsername == "" {
 		c.wrong("ELASTICSEARCH_USERNAME", "a user name, as ELASTICSEARCH_PASSWORD is given")
 	}

@@ -35,7 +35,7 @@ type Config struct {
 
 	JournalDiskBytes ByteSize `env:"JOURNAL_DISK_BYTES" default:"0" min:"64KiB" zero:"four times JOURNAL_MAX_BYTES" group:"Storage" placeholder:"SIZE" help:"Size of the journal at which even lines go that are not in the history yet, or not at ELASTICSEARCH_URL. Until then the journal keeps them whatever its other limits say."`
 
-	LogsHistory      string        `env:"LOGS_HISTORY" default:"sql" oneof:"sql,off" group:"History" help:"Where lines are kept and searched after the journal: sql, which is DATA_DIR/history.db or DATABASE_URL, or off."`
+	LogsHistory      string        `env:"LOGS_HISTORY" default:"sql" oneof:"sql,elasticsearch,off" group:"History" help:"Where lines are kept and searched after the journal: sql, which is DATA_DIR/history.db or DATABASE_URL; elasticsearch, which is the copy at ELASTICSEARCH_URL, and the other settings of the history have no effect; or off."`
 	HistoryMaxAge    Duration      `env:"HISTORY_MAX_AGE" default:"90d" min:"1m" zero:"no limit" group:"History" placeholder:"TIME" help:"Age at which lines are deleted from the history."`
 	HistoryMaxBytes  ByteSize      `env:"HISTORY_MAX_BYTES" default:"20GiB" min:"1MiB" zero:"no limit" group:"History" placeholder:"SIZE" help:"Size of the history at which its oldest lines are deleted."`
 	HistoryRetention HistoryLimits `env:"HISTORY_RETENTION" default:"{}" group:"History" placeholder:"JSON" help:"Limits of single device models beside the two above, by model code. What a model's limit leaves, the common ones still apply to."`

@@ -277,6 +277,9 @@ func TestCheckedTogether(t *testing.T) {
 	f("ELASTICSEARCH_URL=http://", "ELASTICSEARCH_URL")
 	f("ELASTICSEARCH_URL=http://es#x", "ELASTICSEARCH_URL")
 	f("ELASTICSEARCH_PASSWORD=p", "ELASTICSEARCH_USERNAME")
+	f("LOGS_HISTORY=elasticsearch", "ELASTICSEARCH_URL")
+	f("LOGS_HISTORY=elasticsearch ELASTICSEARCH_URL=ftp://es", "ELASTICSEARCH_URL")
+	f("LOGS_HISTORY=elasticsearch ELASTICSEARCH_URL=http://es")
 	f("ELASTICSEARCH_INDEX_PREFIX=logs.fleet_1-")
 	for _, prefix := range []string{"", "Logs-", "-logs", "_logs", "logs*", "a/b", "a,b", "a:b", strings.Repeat("a", 201)} {
 		f("ELASTICSEARCH_INDEX_PREFIX="+prefix, "ELASTICSEARCH_INDEX_PREFIX")

@@ -101,6 +101,9 @@ func (c *Client) appendLine(b []byte, l *logs.SinkLine) ([]byte, bool) {
 		b = append(append(b, l.Device...), `",`...)
 	}
 	b = append(append(b, `"cursor":"`...), l.ID...)
+	if epoch, _, ok := strings.Cut(l.ID, "-"); ok {
+		b = append(append(b, `","epoch":"`...), epoch...)
+	}
 	b = strconv.AppendUint(append(b, `","seq":`...), l.Seq, 10)
 	b = strconv.AppendInt(append(b, `,"line":`...), int64(l.N), 10)
 	if len(l.Meta) > len("{}") {

@@ -112,14 +112,14 @@ func TestAppendLine(t *testing.T) {
 		}
 	}
 	f(logs.SinkLine{ID: "e-7.0", Seq: 7, Device: "dev00001", Doc: []byte(`{"message":"a"}`)},
-		`{"message":"a","signalbox":{"device":"dev00001","cursor":"e-7.0","seq":7,"line":0}}`)
+		`{"message":"a","signalbox":{"device":"dev00001","cursor":"e-7.0","epoch":"e","seq":7,"line":0}}`)
 	f(logs.SinkLine{ID: "e-7.3", Seq: 7, N: 3, Doc: []byte(`{"message":"a"}`), Meta: []byte(`{"level":"warn","uptime_ms":5}`)},
-		`{"message":"a","signalbox":{"cursor":"e-7.3","seq":7,"line":3,"level":"warn","uptime_ms":5}}`)
+		`{"message":"a","signalbox":{"cursor":"e-7.3","epoch":"e","seq":7,"line":3,"level":"warn","uptime_ms":5}}`)
 	// A device's own field of our name.
 	f(logs.SinkLine{ID: "e-1.0", Seq: 1, Doc: []byte(`{"message":"a","signalbox":{"seq":99}}`)},
-		`{"message":"a","signalbox_sent":{"seq":99},"signalbox":{"cursor":"e-1.0","seq":1,"line":0}}`)
+		`{"message":"a","signalbox_sent":{"seq":99},"signalbox":{"cursor":"e-1.0","epoch":"e","seq":1,"line":0}}`)
 	f(logs.SinkLine{ID: "e-1.0", Seq: 1, Doc: []byte(`{"message":"b","a":{"signalbox":1},"z":"signalbox"}`)},
-		`{"message":"b","a":{"signalbox":1},"z":"signalbox","signalbox":{"cursor":"e-1.0","seq":1,"line":0}}`)
+		`{"message":"b","a":{"signalbox":1},"z":"signalbox","signalbox":{"cursor":"e-1.0","epoch":"e","seq":1,"line":0}}`)
 	for _, doc := range []string{"", "{}", "rubbish", `"text"`, `{"a":1`} {
 		f(logs.SinkLine{ID: "e-1.0", Doc: []byte(doc)}, "")
 	}

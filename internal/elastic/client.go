@@ -125,6 +125,8 @@ func (c *Client) Close() error {
 	return nil
 }
 
+var errTooLong = fmt.Errorf("over %d bytes", maxAnswer)
+
 // answer is what a server said. A status that is no success is no error here.
 type answer struct {
 	status int
@@ -185,7 +187,7 @@ func (c *Client) post(ctx context.Context, timeout time.Duration, path, contentT
 		return failed(err)
 	}
 	if int64(len(content)) > limit && a.StatusCode/100 == 2 {
-		return answer{}, unknown, fleet.E(fleet.External, nil, "The answer is too long")
+		return answer{}, unknown, fleet.E(fleet.External, errTooLong, "The answer is too long")
 	}
 	return answer{a.StatusCode, content}, noError, nil
 }

@@ -83,7 +83,7 @@ func TestWrite(t *testing.T) {
 		}
 	}
 	got := server.Docs()["e-2.0"]
-	want := `{"@timestamp":"2026-07-04T12:00:00.000000Z","message":"two","entity_id":"kitchen","signalbox":{"device":"dev00001","cursor":"e-2.0","seq":2,"line":0}}`
+	want := `{"@timestamp":"2026-07-04T12:00:00.000000Z","message":"two","entity_id":"kitchen","signalbox":{"device":"dev00001","cursor":"e-2.0","epoch":"e","seq":2,"line":0}}`
 	if got.Index != "logstash-http-2026.07.04" || string(got.Doc) != want {
 		t.Errorf("got %s in %s", got.Doc, got.Index)
 	}

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -36,14 +37,16 @@ type SearchQuery struct {
 	Size       int  // documents of a page, 1..MaxPage
 	After      Place
 	Count      bool // fill in Page.Total
+
+	where []any // more conditions
 }
 
 // Place is a place in the order of a query: the sort values of a document, as
 // the server wrote them.
 type Place []json.RawMessage
 
-// Page is a run of documents in order of time, then of the journal, then of
-// their ids.
+// Page is a run of documents in order of time in milliseconds, then of the
+// journal, then of time in microseconds and of their ids.
 type Page struct {
 	Hits  []Hit
 	Next  Place // for the After of the next page; that of this page if it is empty
@@ -106,26 +109,38 @@ func (c *Client) Search(ctx context.Context, q SearchQuery) (Page, error) {
 		if len(hits) > 0 {
 			page.Next = hits[len(hits)-1].Sort
 		}
-		slices.SortStableFunc(hits, func(a, b rawHit) int {
-			if !a.Sort.equal(b.Sort) {
-				return 0 // the server's order: equal ones stand together
-			}
-			if q.Descending {
-				return cmp.Compare(b.ID, a.ID)
-			}
-			return cmp.Compare(a.ID, b.ID)
+		page.Hits = c.ordered(hits, q.Descending)
+		// The server compares milliseconds.
+		page.Hits = slices.DeleteFunc(page.Hits, func(h Hit) bool {
+			return !h.Time.IsZero() && (!q.From.IsZero() && h.Time.Before(q.From) || !q.To.IsZero() && h.Time.After(q.To))
 		})
-		for _, raw := range hits {
-			h := Hit{ID: raw.ID, Index: raw.Index, Source: raw.Source, Line: c.line(raw)}
-			// The server compares milliseconds.
-			if !h.Time.IsZero() && (!q.From.IsZero() && h.Time.Before(q.From) || !q.To.IsZero() && h.Time.After(q.To)) {
-				continue
-			}
-			page.Hits = append(page.Hits, h)
-		}
 		page.Total = int64(said.Hits.Total)
 		return page, nil
 	}
+}
+
+// ordered reads hits, and orders those that the server cannot tell apart by the
+// time to the microsecond and by id.
+func (c *Client) ordered(raw []rawHit, descending bool) []Hit {
+	hits := make([]Hit, len(raw))
+	for i := range raw {
+		hits[i] = Hit{ID: raw[i].ID, Index: raw[i].Index, Source: raw[i].Source, Line: c.line(raw[i])}
+	}
+	for start := 0; start < len(hits); {
+		end := start + 1
+		for end < len(hits) && raw[end].Sort.equal(raw[start].Sort) {
+			end++
+		}
+		slices.SortFunc(hits[start:end], func(a, b Hit) int {
+			order := cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.ID, b.ID))
+			if descending {
+				return -order
+			}
+			return order
+		})
+		start = end
+	}
+	return hits
 }
 
 func (p Place) equal(o Place) bool {
@@ -166,48 +181,68 @@ type searchAnswer struct {
 
 // search makes one request.
 func (c *Client) search(ctx context.Context, q SearchQuery, size int) (searchAnswer, error) {
-	const operation = "query_logs"
+	return c.find(ctx, c.searchBody(q, size))
+}
+
+// find asks for documents.
+func (c *Client) find(ctx context.Context, body object) (said searchAnswer, err error) {
+	err = c.ask(ctx, "query_logs", "/_search", nil, body, &said, func() error {
+		switch {
+		case said.Hits == nil:
+			return fleet.E(fleet.External, nil, "The answer to a search has no hits")
+		case said.TimedOut || said.Shards.Failed > 0:
+			// What it found may be only a part.
+			return fleet.E(fleet.External, answer{body: said.Shards.Failures}.complaint(), "A part of the server did not answer")
+		}
+		return nil
+	})
+	return said, err
+}
+
+// ask makes one request about the indices that are read, and reads and checks
+// the answer to it. A body that is nil is none.
+func (c *Client) ask(ctx context.Context, operation, path string, query url.Values, body object, said any, check func() error) error {
 	start := time.Now()
-	said, err := c.searchOnce(ctx, q, size)
+	err := c.askOnce(ctx, path, query, body, said)
+	if err == nil && check != nil {
+		err = check()
+	}
 	status := "success"
 	if err != nil {
 		status = "error"
 	}
 	c.metrics.searches.WithLabelValues(operation, status).Inc()
 	c.metrics.searchTime.WithLabelValues(operation).Observe(time.Since(start).Seconds())
-	return said, err
+	return err
 }
 
-func (c *Client) searchOnce(ctx context.Context, q SearchQuery, size int) (said searchAnswer, err error) {
-	text, err := json.Marshal(c.searchBody(q, size))
-	if err != nil {
-		return said, fleet.E(fleet.Invalid, err, "The query cannot be asked")
+func (c *Client) askOnce(ctx context.Context, path string, query url.Values, body object, said any) error {
+	var text []byte
+	if body != nil {
+		var err error
+		if text, err = json.Marshal(body); err != nil {
+			return fleet.E(fleet.Invalid, err, "The query cannot be asked")
+		}
 	}
-	a, _, err := c.post(ctx, searchTimeout, "/"+c.indexPattern+"/_search", "application/json",
-		url.Values{"ignore_unavailable": {"true"}, "allow_no_indices": {"true"}}, text)
+	all := url.Values{"ignore_unavailable": {"true"}, "allow_no_indices": {"true"}}
+	maps.Copy(all, query)
+	a, _, err := c.post(ctx, searchTimeout, "/"+c.indexPattern+path, "application/json", all, text)
 	if err != nil {
-		return said, err
+		return err
 	}
 	if a.status/100 != 2 {
-		return said, a.failure(fleet.External)
+		return a.failure(fleet.External)
 	}
-	if err := json.Unmarshal(a.body, &said); err != nil {
-		return said, fleet.E(fleet.External, err, "The answer to a search cannot be read")
+	if err := json.Unmarshal(a.body, said); err != nil {
+		return fleet.E(fleet.External, err, "The answer to a search cannot be read")
 	}
-	switch {
-	case said.Hits == nil:
-		return said, fleet.E(fleet.External, nil, "The answer to a search has no hits")
-	case said.TimedOut || said.Shards.Failed > 0:
-		// What it found may be only a part.
-		return said, fleet.E(fleet.External, answer{body: said.Shards.Failures}.complaint(), "A part of the server did not answer")
-	}
-	return said, nil
+	return nil
 }
 
 type object = map[string]any
 
 func (c *Client) searchBody(q SearchQuery, size int) object {
-	must := []any{}
+	must := slices.Clone(q.where)
 	term := func(field, value string) object { return object{"term": object{field: value}} }
 	device := ownField + ".device"
 	switch {

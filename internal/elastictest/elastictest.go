@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -36,18 +37,33 @@ type Server struct {
 	// is refused, the error's type.
 	Judge func(Item) (status int, errorType string)
 
+	// TextFields are mapped to text, all others so that they are compared as a
+	// whole.
+	TextFields []string
+	// Late makes a document be found only when it is asked for, by _refresh.
+	Late      bool
+	NoRefresh bool          // which is forbidden then
+	Pause     time.Duration // before each search
+
 	mu       sync.Mutex
-	docs     map[string]Item // by id
+	docs     map[string]stored // by id
 	requests int
 	writes   int
 	server   *http.Server
 	addr     string
 }
 
+// stored is a document and what a search looks at.
+type stored struct {
+	item  Item
+	doc   map[string]any // nil: not an object
+	found bool
+}
+
 // Start listens on a free port, until the test ends.
 func (s *Server) Start(t testing.TB) {
 	t.Helper()
-	s.docs = map[string]Item{}
+	s.docs = map[string]stored{}
 	s.addr = "127.0.0.1:0"
 	s.Up(t)
 	t.Cleanup(s.Down)
@@ -92,8 +108,8 @@ func (s *Server) Docs() map[string]Item {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := make(map[string]Item, len(s.docs))
-	for id, item := range s.docs {
-		all[id] = item
+	for id, d := range s.docs {
+		all[id] = d.item
 	}
 	return all
 }
@@ -118,7 +134,10 @@ func (s *Server) Store(items ...Item) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, item := range items {
-		s.docs[item.ID] = item
+		// Of a document that is written again, the former one is found until then.
+		d := stored{item: item, found: !s.Late || s.docs[item.ID].found}
+		_ = json.Unmarshal(item.Doc, &d.doc) // a search does not find what is no document
+		s.docs[item.ID] = d
 		s.writes++
 	}
 }
@@ -144,8 +163,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch path := r.URL.Path; {
 	case r.Method == http.MethodPost && path == "/_bulk":
 		s.bulk(w, r, content)
-	case r.Method == http.MethodPost && len(path) > len("/_search") && path[len(path)-len("/_search"):] == "/_search":
+	case r.Method == http.MethodPost && strings.HasSuffix(path, "/_search") && path != "/_search":
 		s.search(w, path[1:len(path)-len("/_search")], content)
+	case r.Method == http.MethodPost && strings.HasSuffix(path, "/_count") && path != "/_count":
+		s.count(w, path[1:len(path)-len("/_count")], content)
+	case r.Method == http.MethodPost && strings.HasSuffix(path, "/_refresh") && path != "/_refresh":
+		s.refresh(w)
+	case r.Method == http.MethodPost && strings.HasSuffix(path, "/_field_caps") && path != "/_field_caps":
+		s.fieldCaps(w, r.URL.Query().Get("fields"))
 	default:
 		complain(w, http.StatusNotFound, "no_handler_exception", "no handler for "+r.Method+" "+path)
 	}
