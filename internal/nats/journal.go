@@ -274,7 +274,7 @@ func (j *Journal) state(ctx context.Context) (jetstream.StreamState, error) {
 	return info.State, nil
 }
 
-// Replay implements logs.Journal with a consumer that lives as long as the call.
+// Replay implements logs.Journal.
 func (j *Journal) Replay(ctx context.Context, devices []string, after uint64, emit func(logs.Page) error) (uint64, error) {
 	_, upTo, err := j.Bounds(ctx)
 	if err != nil {
@@ -287,11 +287,29 @@ func (j *Journal) Replay(ctx context.Context, devices []string, after uint64, em
 	if devices == nil {
 		subjects = []string{logsPrefix + "*"}
 	}
+	for {
+		switch last, err := j.replay(ctx, subjects, &after, emit); {
+		case err == nil:
+			return max(upTo, last), nil
+		case !errors.Is(err, errDropped):
+			return 0, err
+		}
+		j.log.Debug("records were dropped on their way to a reader, which goes on behind the last one", "seq", after)
+	}
+}
+
+// errDropped says that the client threw records away because its buffer, in
+// which they share the room with the server's notices, was full.
+var errDropped = errors.New("records were dropped")
+
+// replay reads on, with a consumer that lives as long as the call, and returns
+// the sequence of the last record. after moves with what was emitted.
+func (j *Journal) replay(ctx context.Context, subjects []string, after *uint64, emit func(logs.Page) error) (last uint64, err error) {
 	create, cancel := context.WithTimeout(ctx, apiTimeout)
 	consumer, err := j.stream.CreateConsumer(create, jetstream.ConsumerConfig{
 		FilterSubjects:    subjects,
 		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:       after + 1,
+		OptStartSeq:       *after + 1,
 		AckPolicy:         jetstream.AckNonePolicy,
 		MemoryStorage:     true,
 		Replicas:          1,
@@ -308,13 +326,11 @@ func (j *Journal) Replay(ctx context.Context, devices []string, after uint64, em
 		return 0, fleet.E(fleet.Unavailable, err, "The log journal cannot be read")
 	}
 	defer messages.Stop()
+	delivered := uint64(0) // by the consumer's own count, which has no holes
 	for pending, first := consumer.CachedInfo().NumPending, true; pending > 0 || first; first = false {
 		var page logs.Page
-		if page.Records, pending, err = nextPage(ctx, consumer, messages, pending); err != nil {
+		if page.Records, pending, err = nextPage(ctx, consumer, messages, pending, &delivered); err != nil {
 			return 0, err
-		}
-		if n := len(page.Records); n > 0 {
-			upTo = max(upTo, page.Records[n-1].Seq)
 		}
 		if page.Oldest, _, err = j.Bounds(ctx); err != nil {
 			return 0, err
@@ -322,8 +338,12 @@ func (j *Journal) Replay(ctx context.Context, devices []string, after uint64, em
 		if err := emit(page); err != nil {
 			return 0, err
 		}
+		if n := len(page.Records); n > 0 {
+			last = page.Records[n-1].Seq
+			*after = last
+		}
 	}
-	return upTo, nil
+	return last, nil
 }
 
 // Consume implements logs.Journal. It asks for what has come since the last
@@ -549,8 +569,9 @@ func (j *Journal) Origins(ctx context.Context, n int) ([]string, error) {
 	return origins, nil
 }
 
-// nextPage reads one page and says how many records are left after it.
-func nextPage(ctx context.Context, c jetstream.Consumer, messages jetstream.MessagesContext, pending uint64) ([]logs.Record, uint64, error) {
+// nextPage reads one page and says how many records are left after it. Its error
+// is errDropped if some are missing.
+func nextPage(ctx context.Context, c jetstream.Consumer, messages jetstream.MessagesContext, pending uint64, delivered *uint64) ([]logs.Record, uint64, error) {
 	failed := func(err error) error { return fleet.E(fleet.Unavailable, err, "The log journal cannot be read") }
 	var records []logs.Record
 	for bytes := 0; pending > 0 && len(records) < pageRecords && bytes < pageBytes; {
@@ -566,10 +587,17 @@ func nextPage(ctx context.Context, c jetstream.Consumer, messages jetstream.Mess
 			if err != nil {
 				return nil, 0, failed(err)
 			}
+			if info.Delivered.Consumer > *delivered {
+				return nil, 0, errDropped
+			}
 			pending = info.NumPending
 			continue
 		case err != nil:
 			return nil, 0, failed(err)
+		}
+		*delivered++
+		if meta, err := m.Metadata(); err == nil && meta.Sequence.Consumer != *delivered {
+			return nil, 0, errDropped
 		}
 		if records, pending, err = appendRecord(records, m); err != nil {
 			return nil, 0, err

@@ -399,3 +399,32 @@ func TestHubOverrun(t *testing.T) {
 		}
 	}
 }
+
+// The client drops what does not fit into its buffer. A reader that takes its
+// time with some pages gets every record all the same.
+func TestReplayOverrun(t *testing.T) {
+	s := startServer(t, t.TempDir(), "")
+	defer s.Close()
+	j := openJournal(t, s, nats.JournalOptions{})
+	defer j.Close()
+	const n = 40_000
+	put(t, j, "aaaaaaaa", 0, n)
+	for round := range 2 {
+		next, pages := uint64(1), 0
+		upTo, err := j.Replay(t.Context(), []string{"aaaaaaaa"}, 0, func(p logs.Page) error {
+			if pages++; pages > 50 { // from where on pages end shortly after more was asked for
+				time.Sleep(3 * time.Millisecond) // the server sends all it may
+			}
+			for _, rec := range p.Records {
+				if rec.Seq != next {
+					t.Errorf("round %d: record %d instead of %d", round, rec.Seq, next)
+				}
+				next = rec.Seq + 1
+			}
+			return nil
+		})
+		if err != nil || upTo != n || next != n+1 {
+			t.Errorf("round %d: up to %d, %d, %v", round, upTo, next-1, err)
+		}
+	}
+}
