@@ -112,8 +112,8 @@ type ChunkQuery struct {
 	Devices  []string // nil: any
 	Backward bool
 	// Forwards: chunks that end at or after this place. Backwards: chunks that begin
-	// at or before it, all if it is the zero Place.
-	From Place
+	// at or before it. Nil: all.
+	From *Place
 	// After the first page: chunks behind the last one of the page before,
 	// which began, or backwards ended, there.
 	Behind     *Place

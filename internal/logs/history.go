@@ -123,7 +123,11 @@ func (s *Store) Count(ctx context.Context, q Query) (lines int64, err error) {
 		if err != nil {
 			return err
 		}
-		stored, err := v.Count(ctx, ChunkQuery{Devices: q.Devices, From: Place{epochs[q.After.Epoch], q.After.Seq}, Start: q.Start, End: q.End})
+		cq := ChunkQuery{Devices: q.Devices, Start: q.Start, End: q.End}
+		if number, ok := epochs[q.After.Epoch]; ok {
+			cq.From = &Place{number, q.After.Seq}
+		}
+		stored, err := v.Count(ctx, cq)
 		lines += stored
 		return err
 	})
@@ -389,10 +393,11 @@ func (h *search) fetch(ctx context.Context) error {
 		if h.m.level == Unknown {
 			cq.Levels = 0
 		}
-		if !h.q.Backward {
-			cq.From = Place{h.after.epoch, h.after.seq}
-		} else {
-			cq.From = Place{h.before.epoch, h.before.seq}
+		switch {
+		case h.q.Backward && h.before.epoch != math.MaxInt64:
+			cq.From = &Place{h.before.epoch, h.before.seq}
+		case !h.q.Backward && h.after.epoch != math.MinInt64:
+			cq.From = &Place{h.after.epoch, h.after.seq}
 		}
 		chunks, err := h.view.List(ctx, cq, h.page)
 		if err != nil {

@@ -4,9 +4,7 @@ import (
 	"context"
 	"iter"
 	"log/slog"
-	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -391,7 +389,7 @@ func (s *Sealer) done(w sealWork) {
 // store writes the blocks.
 func (s *Sealer) store(ctx context.Context, w sealWork) error {
 	start := time.Now()
-	chunks, err := s.seal(ctx, w.builders)
+	chunks, err := chunksOf(ctx, s.chunks, w.builders, s.opts.MaxLines, s.opts.MaxBytes)
 	if err != nil {
 		return err
 	}
@@ -407,69 +405,6 @@ func (s *Sealer) store(ctx context.Context, w sealWork) error {
 	s.metrics.chunks.Add(float64(len(chunks)))
 	s.metrics.duration.Observe(time.Since(start).Seconds())
 	return nil
-}
-
-// seal makes chunks of blocks. A small block is joined with the device's last
-// chunk if that is small too, so that a quiet device's lines do not end up in
-// many small chunks.
-func (s *Sealer) seal(ctx context.Context, builders []*builder) ([]Chunk, error) {
-	chunks := make([]Chunk, len(builders))
-	blocks := make([]*block, len(builders))
-	err := s.chunks.View(ctx, func(v ChunkView) error {
-		for i, b := range builders {
-			blocks[i] = &b.block
-			if b.lines() >= s.opts.MaxLines*3/4 {
-				continue
-			}
-			old, ok, err := v.Newest(ctx, b.epoch, b.device)
-			if err != nil {
-				return err
-			}
-			if !ok || old.Lines+b.lines() > s.opts.MaxLines || old.Bytes+len(b.messages) > s.opts.MaxBytes {
-				continue
-			}
-			data, err := v.Data(ctx, old.ID)
-			if err != nil {
-				return err
-			}
-			before, err := decodeBlock(b.epoch, b.device, data)
-			if err != nil {
-				continue // it stays, by itself
-			}
-			joined := newBuilder(b.epoch, b.device)
-			joined.addBlock(before)
-			joined.addBlock(&b.block)
-			blocks[i], chunks[i].Replaces = &joined.block, old.ID
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	var group errgroup.Group
-	workers := min(runtime.GOMAXPROCS(0), 4)
-	for worker := range workers {
-		group.Go(func() error {
-			var filters filterMaker
-			for i := worker; i < len(blocks); i += workers {
-				chunks[i].fill(blocks[i], &filters)
-			}
-			return nil
-		})
-	}
-	_ = group.Wait() // they do not fail
-	slices.SortFunc(chunks, func(a, b Chunk) int { return strings.Compare(a.Device, b.Device) })
-	return chunks, nil
-}
-
-// fill makes c the chunk of a block.
-func (c *Chunk) fill(b *block, filters *filterMaker) {
-	c.Filter, c.Data = filters.make(b), b.encode()
-	c.ChunkInfo = ChunkInfo{
-		Device: b.device, Epoch: b.epoch, First: b.first(), Last: b.last(),
-		Least: time.UnixMicro(b.least), Most: time.UnixMicro(b.most),
-		Lines: b.lines(), Bytes: len(b.messages), Stored: len(c.Data) + len(c.Filter), Levels: b.levels,
-	}
 }
 
 // unsealed returns what was read of the devices, or of all if nil, and is not

@@ -334,14 +334,14 @@ func selected(q logs.ChunkQuery) (w where, order string) {
 	order = "c.epoch, c.first_seq"
 	if q.Backward {
 		order = "c.epoch DESC, c.last_seq DESC"
-		if q.From != (logs.Place{}) {
+		if q.From != nil {
 			w.and("(c.epoch < ? OR c.epoch = ? AND c.first_seq <= ?)", q.From.EpochNumber, q.From.EpochNumber, q.From.Seq)
 		}
 		if q.Behind != nil {
 			w.and("(c.epoch, c.last_seq) < (?, ?)", q.Behind.EpochNumber, q.Behind.Seq)
 		}
 	} else {
-		if q.From.EpochNumber > 0 {
+		if q.From != nil {
 			w.and("(c.epoch, c.last_seq) >= (?, ?)", q.From.EpochNumber, q.From.Seq)
 		}
 		if q.Behind != nil {

@@ -39,6 +39,7 @@ func TestPostgres(t *testing.T) {
 	conformance.Registry(t, func(t *testing.T) registry.Store { return open(t, p.newDatabase()) })
 	t.Run("history", func(t *testing.T) { testHistory(t, func(*testing.T) string { return p.newDatabase() }) })
 	t.Run("retention", func(t *testing.T) { testRetention(t, p.newDatabase()) })
+	t.Run("imports", func(t *testing.T) { testImports(t, p.newDatabase()) })
 	t.Run("migrations", func(t *testing.T) {
 		dsn := p.newDatabase()
 		testMigrations(t, dsn, func() *sql.DB {
