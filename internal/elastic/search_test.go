@@ -8,8 +8,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -226,29 +224,36 @@ func TestExport(t *testing.T) {
 		server.Store(old("id"+message, noon.Add(time.Duration(i/7)*time.Millisecond).Format(logs.TimeLayout), "kitchen", message))
 		want = append(want, message)
 	}
-	file := filepath.Join(t.TempDir(), "resume")
 	query := elastic.SearchQuery{Size: 20, Entity: "kitchen"}
+	x, err := c.Export(query)
+	if err != nil {
+		t.Fatal(err)
+	}
 	crash := errors.New("crash")
 	var got []string
-	var last elastic.Progress
+	var kept []byte // the mark
+	var last elastic.Mark
 	// Each life takes three pages and dies during the fourth.
 	lives := 0
 	for err := crash; err != nil; lives++ {
-		resume, openErr := elastic.OpenResume(file)
-		if openErr != nil {
-			t.Fatal(openErr)
+		var mark elastic.Mark
+		if kept != nil {
+			if err := json.Unmarshal(kept, &mark); err != nil {
+				t.Fatal(err)
+			}
 		}
 		pages := 0
-		err = c.Export(t.Context(), query, resume, func(p elastic.Page, progress elastic.Progress) error {
+		err = x.Run(t.Context(), mark, func(p elastic.Page, m elastic.Mark) error {
 			if pages++; pages > 3 {
 				return crash
 			}
 			for _, h := range p.Hits {
 				got = append(got, h.Message)
 			}
-			if last = progress; progress.Done != int64(len(got)) || progress.Total != 500 {
-				t.Fatalf("progress %+v with %d documents", progress, len(got))
+			if last = m; m.Done != int64(len(got)) || m.Total != 500 {
+				t.Fatalf("mark %+v with %d documents", m, len(got))
 			}
+			kept, _ = json.Marshal(m) // always marshals
 			return nil
 		})
 		if err != nil && !errors.Is(err, crash) {
@@ -267,12 +272,8 @@ func TestExport(t *testing.T) {
 
 	// When it is complete, it goes on with what is new.
 	server.Store(old("id500", noon.Add(time.Hour).Format(logs.TimeLayout), "kitchen", "new"))
-	resume, err := elastic.OpenResume(file)
-	if err != nil {
-		t.Fatal(err)
-	}
 	got = nil
-	if err := c.Export(t.Context(), query, resume, func(p elastic.Page, _ elastic.Progress) error {
+	if err := x.Run(t.Context(), last, func(p elastic.Page, _ elastic.Mark) error {
 		for _, h := range p.Hits {
 			got = append(got, h.Message)
 		}
@@ -281,22 +282,17 @@ func TestExport(t *testing.T) {
 		t.Errorf("%q, %v", got, err)
 	}
 
-	// A file of another export, or of none, is refused.
-	other := query
-	other.Entity = "hall"
-	if err := c.Export(t.Context(), other, resume, func(elastic.Page, elastic.Progress) error { return nil }); fleet.KindOf(err) != fleet.Invalid {
+	// A mark of another export is refused.
+	query.Entity = "hall"
+	other, err := c.Export(query)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Run(t.Context(), last, func(elastic.Page, elastic.Mark) error { return nil }); fleet.KindOf(err) != fleet.Invalid {
 		t.Errorf("another query: %v", err)
 	}
-	for _, content := range []string{"", "rubbish", "{}", `{"version":2}`} {
-		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := elastic.OpenResume(file); fleet.KindOf(err) != fleet.Invalid {
-			t.Errorf("%q: %v", content, err)
-		}
-	}
 	ctx, cancel := context.WithCancel(t.Context())
-	if err := c.Export(ctx, query, nil, func(elastic.Page, elastic.Progress) error { cancel(); return nil }); !errors.Is(err, context.Canceled) {
+	if err := x.Run(ctx, elastic.Mark{}, func(elastic.Page, elastic.Mark) error { cancel(); return nil }); !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)
 	}
 }
