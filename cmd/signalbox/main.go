@@ -38,6 +38,7 @@ type commandLine struct {
 	Tail       tailCommand       `cmd:"" help:"Follow what devices say, live."`
 	Logs       logsCommand       `cmd:"" help:"Print what devices said before, and follow them."`
 	Sim        simCommand        `cmd:"" help:"Simulate a fleet of devices."`
+	Import     importCommand     `cmd:"" help:"Copy old log lines from Elasticsearch into the history."`
 	Version    versionCommand    `cmd:"" help:"Print the version, the commit and the Go version."`
 	Completion completionCommand `cmd:"" help:"Print a script with which a shell completes commands and flags."`
 	Complete   completeCommand   `cmd:"" name:"__complete" hidden:"" passthrough:"" help:"Answer the completion script."`
@@ -87,6 +88,7 @@ func newParser(term terminal) (*kong.Kong, error) {
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 		kong.ValueFormatter(helpOf),
 		config.AsText(),
+		hideSettings(),
 	)
 }
 

@@ -101,6 +101,15 @@ func TestCommandLine(t *testing.T) {
 	f("logs --all --since noon", 2, "", `--since "noon" is no time: use one like`)
 	f("logs --all --server=http://127.0.0.1:1", 1, "", `signalbox: Cannot reach`)
 
+	f("import --help", 0, `signalbox import --elasticsearch.*--data-dir=DIR`, "")
+	f("import", 2, "", `signalbox: --elasticsearch=URL is missing`)
+	f("import --elasticsearch=http://127.0.0.1:1", 2, "", `signalbox: There is no data/signalbox.db`)
+	f("import --elasticsearch=nonsense --since=yesterday", 2, "", `signalbox: --since: "yesterday" is not a time`)
+	f("import --elasticsearch=http://127.0.0.1:1 --password-file=x", 2, "", `signalbox: --password-file needs --user`)
+	f("import --elasticsearch=http://127.0.0.1:1 --user=u --password-file=x", 2, "", `signalbox: --password-file: .*no such file`)
+	f("import --elasticsearch=http://127.0.0.1:1", 2, "", `signalbox: LOGS_HISTORY is off`, "LOGS_HISTORY=off")
+	f("import --port=x --elasticsearch=http://127.0.0.1:1", 2, "", `mistakes:\n  PORT`)
+
 	f("sim --devices=0", 2, "", `signalbox: .*at least 1`)
 	f("sim --mqtt=nonsense", 2, "", `signalbox: .*nonsense`)
 	f("sim --devices=many", 2, "", `--devices: `)
@@ -170,8 +179,11 @@ func TestCompletion(t *testing.T) {
 			t.Errorf("%q:\n%s", line, diff)
 		}
 	}
-	f("", "serve", "tail", "logs", "sim", "version", "completion")
+	f("", "serve", "tail", "logs", "sim", "import", "version", "completion")
 	f("ver", "version")
+	f("import --pass", "--password-file")
+	f("import --da", "--data-dir", "--database-url")
+	f("import --host")
 	f("--v", "--version")
 	f("completion ", "bash", "zsh", "fish")
 	f("completion z", "zsh")
