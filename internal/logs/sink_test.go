@@ -635,6 +635,8 @@ func TestSinkMeta(t *testing.T) {
 		b.journal.Append(logs.Batch{Body: body}, func(uint64, error) {})
 		b.start()
 		time.Sleep(time.Second)
+		b.mu.Lock()
+		defer b.mu.Unlock()
 		got := []string{string(b.stored["mem-1.0"].Doc), string(b.stored["mem-1.0"].Meta), string(b.stored["mem-1.1"].Doc), string(b.stored["mem-1.1"].Meta)}
 		want := []string{`{"message":"]}\",[{"}`, `{"level":"warn","tag":"a]\"b","uptime_ms":5000}`, `{"message":"","a":[1,{"b":[]}]}`, ""}
 		if diff := cmp.Diff(want, got); diff != "" {
