@@ -163,10 +163,11 @@ func TestImport(t *testing.T) {
 
 	// Interrupted, it says so, and how to go on.
 	cmd, _, errs = s.importer(es, "--until", "2100-01-01")
+	before := es.Searches()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(700 * time.Millisecond)
+	eventually(t, "some pages were asked for", func() bool { return es.Searches() >= before+3 })
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}

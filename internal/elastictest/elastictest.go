@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -44,6 +45,8 @@ type Server struct {
 	Late      bool
 	NoRefresh bool          // which is forbidden then
 	Pause     time.Duration // before each search
+
+	searches atomic.Int64
 
 	mu       sync.Mutex
 	docs     map[string]stored // by id
@@ -128,6 +131,9 @@ func (s *Server) Counts() (requests, writes int) {
 	defer s.mu.Unlock()
 	return s.requests, s.writes
 }
+
+// Searches returns the number of searches that were asked for.
+func (s *Server) Searches() int { return int(s.searches.Load()) }
 
 // Store stores the items.
 func (s *Server) Store(items ...Item) {

@@ -113,6 +113,7 @@ func (s *Server) fieldCaps(w http.ResponseWriter, names string) {
 // search answers in the order that was asked for. Documents with equal sort
 // values come in another order each time, as they may from many shards.
 func (s *Server) search(w http.ResponseWriter, pattern string, content []byte) {
+	s.searches.Add(1)
 	var ask struct {
 		Query query
 		Sort  []map[string]struct {
