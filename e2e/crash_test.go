@@ -46,6 +46,14 @@ func killUnderLoad(t *testing.T, s *server, every time.Duration) {
 		s.launch()
 	}
 	time.Sleep(300 * time.Millisecond) // some more after the last one
+	eventually(t, "enough was acknowledged to say anything", func() bool {
+		for _, k := range talkers {
+			if acked, _, _ := k.state(); acked < 100*k.lines {
+				return false
+			}
+		}
+		return true
+	})
 	for _, k := range talkers {
 		k.stop()
 	}
@@ -54,9 +62,6 @@ func killUnderLoad(t *testing.T, s *server, every time.Duration) {
 	back.start()
 	for _, k := range talkers {
 		acked, _, sent := k.state()
-		if acked < 100*k.lines {
-			t.Errorf("%s: only %d of %d lines were acknowledged: not much of a test", k.device.Entity, acked, sent)
-		}
 		t.Logf("%s: %d lines sent, %d acknowledged", k.device.Entity, sent, acked)
 		k.checkHeard(steady)
 		k.checkHeard(back)

@@ -77,6 +77,8 @@ func TestMetricNames(t *testing.T) {
 	r := s.follow("r", d)
 	publish(t, s.mqtt, sharedTopic, 1, `{"entity_id":"d","message":"x","n":1}`+"\nrubbish")
 	r.waitFor(d, 1)
+	// A write is counted after it: the reader may be faster.
+	eventually(t, "the write is counted", func() bool { return s.metric(`sse_device_log_events_sent_total{status="success"}`) == 1 })
 	text := "\n" + string(s.inside("GET", "/metrics").body)
 	for _, series := range []string{
 		"sse_device_log_subscriptions_active 1",
