@@ -45,7 +45,7 @@ func TestElasticsearchHistory(t *testing.T) {
 			t.Errorf("%s: of %d acknowledged lines %d are not in the history", k.device.Entity, len(acked), missing)
 		}
 	}
-	talkers := []*talker{s.talk(first, 2*time.Millisecond, 1, false), s.talk(second, 3*time.Millisecond, 3, true)}
+	talkers := []*talker{s.talk(first, 15*time.Millisecond, 1, false), s.talk(second, 20*time.Millisecond, 3, true)}
 	for i := range 6 {
 		time.Sleep(300*time.Millisecond + rand.N(900*time.Millisecond))
 		for _, k := range talkers {
