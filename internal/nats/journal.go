@@ -305,17 +305,7 @@ var errDropped = errors.New("records were dropped")
 // replay reads on, with a consumer that lives as long as the call, and returns
 // the sequence of the last record. after moves with what was emitted.
 func (j *Journal) replay(ctx context.Context, subjects []string, after *uint64, emit func(logs.Page) error) (last uint64, err error) {
-	create, cancel := context.WithTimeout(ctx, apiTimeout)
-	consumer, err := j.stream.CreateConsumer(create, jetstream.ConsumerConfig{
-		FilterSubjects:    subjects,
-		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:       *after + 1,
-		AckPolicy:         jetstream.AckNonePolicy,
-		MemoryStorage:     true,
-		Replicas:          1,
-		InactiveThreshold: time.Minute,
-	})
-	cancel()
+	consumer, err := j.consumer(ctx, *after, time.Minute, subjects...)
 	if err != nil {
 		return 0, fleet.E(fleet.Unavailable, err, "The log journal cannot be read")
 	}
@@ -416,25 +406,21 @@ func sleep(ctx context.Context, d time.Duration, hurry <-chan struct{}) {
 // there are.
 func (j *Journal) next(ctx context.Context, consumer *jetstream.Consumer, after uint64, size int) (page []logs.Record, pending uint64, err error) {
 	if *consumer == nil {
-		create, cancel := context.WithTimeout(ctx, apiTimeout)
-		defer cancel()
-		c, err := j.stream.CreateConsumer(create, jetstream.ConsumerConfig{
-			DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: after + 1,
-			AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1, InactiveThreshold: time.Hour,
-		})
-		if err != nil {
+		if *consumer, err = j.consumer(ctx, after, time.Hour); err != nil {
+			*consumer = nil // and not an interface that holds nothing
 			return nil, 0, err
 		}
-		*consumer = c
 	}
 	batch, err := (*consumer).FetchNoWait(size)
 	if err != nil {
 		return nil, 0, err
 	}
 	for m := range batch.Messages() {
-		if page, pending, err = appendRecord(page, m); err != nil {
+		var meta *jetstream.MsgMetadata
+		if page, meta, err = appendRecord(page, m); err != nil {
 			return nil, 0, err
 		}
+		pending = meta.NumPending
 	}
 	if err := batch.Error(); err != nil {
 		return nil, 0, err
@@ -456,6 +442,22 @@ func (j *Journal) next(ctx context.Context, consumer *jetstream.Consumer, after 
 	return page, pending, nil
 }
 
+// consumer makes a consumer of what comes after the sequence on the subjects, or
+// on all. The server forgets it when it was idle for so long.
+func (j *Journal) consumer(ctx context.Context, after uint64, idle time.Duration, subjects ...string) (jetstream.Consumer, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	return j.stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
+		FilterSubjects:    subjects,
+		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq:       after + 1,
+		AckPolicy:         jetstream.AckNonePolicy,
+		MemoryStorage:     true,
+		Replicas:          1,
+		InactiveThreshold: idle,
+	})
+}
+
 // drop deletes a consumer, if there is one.
 func (j *Journal) drop(ctx context.Context, consumer jetstream.Consumer) {
 	if consumer == nil {
@@ -468,18 +470,18 @@ func (j *Journal) drop(ctx context.Context, consumer jetstream.Consumer) {
 	}
 }
 
-// appendRecord appends what the message holds to records, and returns how many
-// messages wait behind it.
-func appendRecord(records []logs.Record, m jetstream.Msg) ([]logs.Record, uint64, error) {
+// appendRecord appends what the message holds to records, and returns where the
+// message stands.
+func appendRecord(records []logs.Record, m jetstream.Msg) ([]logs.Record, *jetstream.MsgMetadata, error) {
 	meta, err := m.Metadata()
 	if err != nil {
-		return nil, 0, fleet.E(fleet.Unavailable, err, "The log journal cannot be read")
+		return nil, nil, fleet.E(fleet.Unavailable, err, "The log journal cannot be read")
 	}
 	device, _ := strings.CutPrefix(m.Subject(), logsPrefix)
 	if device == m.Subject() {
 		device = "" // matched none
 	}
-	return append(records, logs.Record{Seq: meta.Sequence.Stream, Device: device, Body: m.Data()}), meta.NumPending, nil
+	return append(records, logs.Record{Seq: meta.Sequence.Stream, Device: device, Body: m.Data()}), meta, nil
 }
 
 // Trim implements logs.Journal.
@@ -595,13 +597,14 @@ func nextPage(ctx context.Context, c jetstream.Consumer, messages jetstream.Mess
 		case err != nil:
 			return nil, 0, failed(err)
 		}
-		*delivered++
-		if meta, err := m.Metadata(); err == nil && meta.Sequence.Consumer != *delivered {
-			return nil, 0, errDropped
-		}
-		if records, pending, err = appendRecord(records, m); err != nil {
+		var meta *jetstream.MsgMetadata
+		if records, meta, err = appendRecord(records, m); err != nil {
 			return nil, 0, err
 		}
+		if *delivered++; meta.Sequence.Consumer != *delivered {
+			return nil, 0, errDropped
+		}
+		pending = meta.NumPending
 		bytes += len(m.Data())
 	}
 	return records, pending, nil
