@@ -81,11 +81,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	}
 	a.onClose(unlock)
 
-	dsn := cfg.DatabaseURL.Reveal()
-	if dsn == "" {
-		dsn = cfg.SQLitePath()
-	}
-	db, err := sqlstore.Open(ctx, dsn)
+	db, err := sqlstore.Open(ctx, cfg.Database())
 	if err != nil {
 		return nil, err
 	}

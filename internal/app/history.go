@@ -32,17 +32,13 @@ func (a *app) openHistory(ctx context.Context, journal *nats.Journal, devices *r
 		a.held = append(a.held, history.Held)
 		return journal, history, []unit{{"history", history.Run}}, nil
 	}
-	dsn := cfg.DatabaseURL.Reveal()
-	if dsn == "" {
-		dsn = cfg.HistoryPath()
-	}
-	chunks, err := sqlstore.OpenHistory(ctx, dsn)
+	chunks, err := sqlstore.OpenHistory(ctx, cfg.HistoryDatabase())
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	a.onClose(chunks.Close)
 	sealer := logs.NewSealer(journal, chunks, logs.SealerOptions{MaxAge: time.Duration(cfg.HistorySealAge)}, a.metrics, a.log)
-	store := logs.NewStore(journal, chunks, sealer, a.log)
+	store := logs.NewStore(journal, chunks, sealer)
 	models := map[string]logs.Limit{}
 	for model, l := range cfg.HistoryRetention {
 		models[model] = logs.Limit{MaxAge: time.Duration(l.MaxAge), MaxBytes: int64(l.MaxBytes)}

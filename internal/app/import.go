@@ -85,11 +85,9 @@ func Import(ctx context.Context, cfg config.Config, o ImportOptions, log *slog.L
 	if cfg.LogsHistory != "sql" {
 		return ImportReport{}, fleet.E(fleet.Invalid, nil, "LOGS_HISTORY is %s: an import is for a history that is sql", cfg.LogsHistory)
 	}
-	dsn, historyDSN := cfg.DatabaseURL.Reveal(), cfg.DatabaseURL.Reveal()
-	if dsn == "" {
-		dsn, historyDSN = cfg.SQLitePath(), cfg.HistoryPath()
-		if _, err := os.Stat(dsn); errors.Is(err, fs.ErrNotExist) {
-			return ImportReport{}, fleet.E(fleet.Invalid, nil, "There is no %s: is DATA_DIR right, and are the devices entered?", dsn)
+	if cfg.DatabaseURL == "" {
+		if _, err := os.Stat(cfg.SQLitePath()); errors.Is(err, fs.ErrNotExist) {
+			return ImportReport{}, fleet.E(fleet.Invalid, nil, "There is no %s: is DATA_DIR right, and are the devices entered?", cfg.SQLitePath())
 		}
 	}
 	client, err := elastic.New(elastic.Options{
@@ -100,7 +98,7 @@ func Import(ctx context.Context, cfg config.Config, o ImportOptions, log *slog.L
 		return ImportReport{}, err
 	}
 	defer client.Close()
-	db, err := sqlstore.Open(ctx, dsn)
+	db, err := sqlstore.Open(ctx, cfg.Database())
 	if err != nil {
 		return ImportReport{}, err
 	}
@@ -109,7 +107,7 @@ func Import(ctx context.Context, cfg config.Config, o ImportOptions, log *slog.L
 	if err != nil {
 		return ImportReport{}, err
 	}
-	history, err := sqlstore.OpenHistory(ctx, historyDSN)
+	history, err := sqlstore.OpenHistory(ctx, cfg.HistoryDatabase())
 	if err != nil {
 		return ImportReport{}, err
 	}

@@ -12,6 +12,7 @@
 package config
 
 import (
+	"cmp"
 	"net"
 	"path/filepath"
 	"strconv"
@@ -99,9 +100,14 @@ func (c *Config) Addr() string { return net.JoinHostPort(c.Host, strconv.Itoa(c.
 // SQLitePath returns the database file that is used when DatabaseURL is empty.
 func (c *Config) SQLitePath() string { return filepath.Join(c.DataDir, "signalbox.db") }
 
-// HistoryPath returns the file of the history that is used when DatabaseURL is
-// empty.
-func (c *Config) HistoryPath() string { return filepath.Join(c.DataDir, "history.db") }
+// Database returns where the devices are: DatabaseURL, or the file of SQLite.
+func (c *Config) Database() string { return cmp.Or(c.DatabaseURL.Reveal(), c.SQLitePath()) }
+
+// HistoryDatabase returns where the history is: DatabaseURL, or a file of SQLite
+// of its own.
+func (c *Config) HistoryDatabase() string {
+	return cmp.Or(c.DatabaseURL.Reveal(), filepath.Join(c.DataDir, "history.db"))
+}
 
 // derive fills the settings whose default depends on others.
 func (c *Config) derive() {

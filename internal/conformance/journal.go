@@ -228,6 +228,23 @@ func Journal(t *testing.T, open func(*testing.T) logs.Journal) {
 	})
 }
 
+// Write appends batches and returns their sequences when all are stored.
+func Write(t *testing.T, j logs.Journal, batches ...logs.Batch) []uint64 {
+	t.Helper()
+	seqs := make([]uint64, len(batches))
+	done := make(chan error, len(batches))
+	for i, b := range batches {
+		j.Append(b, func(seq uint64, err error) {
+			seqs[i] = seq
+			done <- err
+		})
+	}
+	for range batches {
+		must(t, <-done)
+	}
+	return seqs
+}
+
 // journal is a logs.Journal with what the checks need.
 type journal struct {
 	logs.Journal
@@ -262,15 +279,7 @@ func must(t *testing.T, err error) {
 // put appends and waits for the answer.
 func (j *journal) put(device, message string) uint64 {
 	j.t.Helper()
-	type answer struct {
-		seq uint64
-		err error
-	}
-	done := make(chan answer, 1)
-	j.Append(batch(device, message), func(seq uint64, err error) { done <- answer{seq, err} })
-	a := <-done
-	must(j.t, a.err)
-	return a.seq
+	return Write(j.t, j.Journal, batch(device, message))[0]
 }
 
 // replay checks what Replay gives for the devices, separated by spaces.

@@ -99,20 +99,7 @@ func openPast(t *testing.T, es *elastictest.Server, devices fleetOf) *past {
 
 func (p *past) write(t *testing.T, batches ...logs.Batch) []uint64 {
 	t.Helper()
-	seqs := make([]uint64, len(batches))
-	done := make(chan error, len(batches))
-	for i, b := range batches {
-		p.journal.Append(b, func(seq uint64, err error) {
-			seqs[i] = seq
-			done <- err
-		})
-	}
-	for range batches {
-		if err := <-done; err != nil {
-			t.Fatal(err)
-		}
-	}
-	return seqs
+	return conformance.Write(t, p.journal, batches...)
 }
 
 // settle waits until the sink has everything, and lets the history find it.

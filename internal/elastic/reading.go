@@ -185,7 +185,7 @@ func (r *reading) all(ctx context.Context) (lost []logs.Lost, err error) {
 // take adds the line, if it is selected. What it holds may be used again.
 func (r *reading) take(l *logs.Line, at place) {
 	if at.compare(r.after) <= 0 || at.compare(r.before) >= 0 || !r.q.Start.IsZero() && l.Received.Before(r.q.Start) ||
-		!r.q.End.IsZero() && l.Received.After(r.q.End) || r.full || !r.m.Match(l) {
+		!r.q.End.IsZero() && l.Received.After(r.q.End) || r.full || !r.m.Match(l.Level, l.Tag, l.Message) {
 		return
 	}
 	again := len(r.lines) > 0 && r.lines[len(r.lines)-1].Cursor == l.Cursor

@@ -48,7 +48,6 @@ const (
 	LostJournal   = "journal-limit" // the journal was full before they were sealed
 	LostReset     = "journal-reset" // the journal is not the one the reader knew
 	LostRate      = "rate"          // more than the reader wanted at once
-	LostDamaged   = "damaged"       // stored, and cannot be read any more
 )
 
 // Chunks is the store of sealed lines. Safe for concurrent use.

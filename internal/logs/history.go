@@ -6,7 +6,6 @@ import (
 	"container/heap"
 	"context"
 	"errors"
-	"log/slog"
 	"math"
 	"slices"
 	"time"
@@ -62,12 +61,11 @@ type Store struct {
 	journal Journal
 	chunks  Chunks
 	sealer  *Sealer
-	log     *slog.Logger
 }
 
 // NewStore returns a Store.
-func NewStore(j Journal, c Chunks, s *Sealer, log *slog.Logger) *Store {
-	return &Store{journal: j, chunks: c, sealer: s, log: log}
+func NewStore(j Journal, c Chunks, s *Sealer) *Store {
+	return &Store{journal: j, chunks: c, sealer: s}
 }
 
 // searchTime is how long one Read searches before it answers with what it has.
@@ -78,12 +76,9 @@ const loadedBytes = 64 << 20
 
 // Read implements History.
 func (s *Store) Read(ctx context.Context, q Query) (Result, error) {
-	m, err := q.Filter.compile()
+	m, err := q.Matcher()
 	if err != nil {
 		return Result{}, err
-	}
-	if q.Limit < 1 || q.Limit > MaxQuery {
-		return Result{}, fleet.E(fleet.Invalid, nil, "The limit must be from 1 to %d", MaxQuery)
 	}
 	// First what is newest and then what is stored: what is stored in between is
 	// found twice, and nothing is missed.
@@ -97,7 +92,7 @@ func (s *Store) Read(ctx context.Context, q Query) (Result, error) {
 	}
 	var r Result
 	err = s.chunks.View(ctx, func(v ChunkView) (err error) {
-		r, err = s.search(ctx, v, q, m, recent, newest, time.Now().Add(searchTime))
+		r, err = s.search(ctx, v, q, m.m, recent, newest, time.Now().Add(searchTime))
 		return err
 	})
 	return r, err
@@ -360,15 +355,13 @@ func (h *search) drop(it *item) {
 
 // push adds a block or a chunk, if it may hold selected lines.
 func (h *search) push(it *item) {
-	it.first, it.last = place{it.info.EpochNumber, it.info.First, 0}, place{it.info.EpochNumber, it.info.Last, math.MaxInt}
-	if it.last.compare(h.after) <= 0 || it.first.compare(h.before) >= 0 {
+	first, last := place{it.info.EpochNumber, it.info.First, 0}, place{it.info.EpochNumber, it.info.Last, math.MaxInt}
+	if last.compare(h.after) <= 0 || first.compare(h.before) >= 0 {
 		return
 	}
-	it.key = it.first
-	it.at = 0
+	it.key, it.at = first, 0
 	if h.q.Backward {
-		it.key = it.last
-		it.at = it.info.Lines - 1
+		it.key, it.at = last, it.info.Lines-1
 	}
 	if it.block != nil && (!h.m.mayMatch(it.block) || !h.seek(it)) {
 		return
@@ -389,9 +382,6 @@ func (h *search) fetch(ctx context.Context) error {
 		}
 		cq := ChunkQuery{
 			Devices: h.q.Devices, Backward: h.q.Backward, Behind: h.last, Start: h.q.Start, End: h.q.End, Levels: h.m.mask(), Filters: len(h.m.keys) > 0,
-		}
-		if h.m.level == Unknown {
-			cq.Levels = 0
 		}
 		switch {
 		case h.q.Backward && h.before.epoch != math.MaxInt64:
@@ -528,14 +518,13 @@ func (h *search) lost(ctx context.Context, r Result) ([]Lost, error) {
 
 // item is a block, or a chunk that is not read yet, in the order of the search.
 type item struct {
-	info        ChunkInfo
-	first, last place
-	key         place  // of its next line; of a chunk not read, a bound for it
-	block       *block // nil: not loaded
-	fixed       bool   // the block is the sealer's, not to be dropped and loaded again
-	tried       bool   // whether the block may match at all was looked at
-	at          int    // its next line
-	mark        int    // the batch of that, or one near it
+	info  ChunkInfo
+	key   place  // of its next line; of a chunk not read, a bound for it
+	block *block // nil: not loaded
+	fixed bool   // the block is the sealer's, not to be dropped and loaded again
+	tried bool   // whether the block may match at all was looked at
+	at    int    // its next line
+	mark  int    // the batch of that, or one near it
 }
 
 // itemHeap implements heap.Interface.
@@ -635,17 +624,14 @@ func (s *Store) replayChunks(ctx context.Context, devices []string, after, oldes
 		q := Query{Devices: devices, After: from, Limit: replayLines}
 		var r Result
 		err := s.chunks.View(ctx, func(v ChunkView) (err error) {
-			m, err := q.Filter.compile()
-			if err == nil {
-				r, err = s.search(ctx, v, q, m, nil, sealed, time.Time{})
-			}
+			r, err = s.search(ctx, v, q, &matcher{all: true}, nil, sealed, time.Time{})
 			return err
 		})
 		if err != nil {
 			return 0, err
 		}
 		slices.SortFunc(r.Lost, func(a, b Lost) int { return cmp.Compare(a.From, b.From) })
-		records := s.records(r.Lines, r.More)
+		records := recordsOf(r.Lines, r.More)
 		for at := 0; at < len(records); {
 			if err := tell(r.Lost, records[at].Seq); err != nil {
 				return 0, err
@@ -678,12 +664,9 @@ func (s *Store) replayChunks(ctx context.Context, devices []string, after, oldes
 	return upTo, nil
 }
 
-// records makes the journal's records of lines again. If more lines follow, the
+// recordsOf makes the journal's records of lines again. If more lines follow, the
 // last batch may not be whole, and is left out.
-func (s *Store) records(lines []Line, more bool) []Record {
-	if len(lines) == 0 {
-		return nil
-	}
+func recordsOf(lines []Line, more bool) []Record {
 	var records []Record
 	var entries []Entry
 	for at := 0; at < len(lines); {

@@ -51,16 +51,6 @@ type segment struct {
 	any  bool   // some of it is
 }
 
-// Matcher returns what reports whether a line is selected. It is not safe for
-// concurrent use. Its error is fleet.Invalid.
-func (f Filter) Matcher() (func(level Level, tag string, message []byte) bool, error) {
-	m, err := f.compile()
-	if err != nil {
-		return nil, err
-	}
-	return m.match, nil
-}
-
 // compile makes f ready. Its error is fleet.Invalid.
 func (f Filter) compile() (*matcher, error) {
 	m := &matcher{level: f.Level, tag: f.Tag}
@@ -258,10 +248,10 @@ func (m *matcher) mayMatch(b *block) bool {
 	return true
 }
 
-// mask has the levels that are selected.
+// mask has the levels that are selected; 0 is any.
 func (m *matcher) mask() LevelMask {
 	if m.level == Unknown {
-		return ^LevelMask(0)
+		return 0
 	}
 	return 1<<(m.level+1) - 1
 }

@@ -8,28 +8,39 @@ import (
 	"signalbox/internal/fleet"
 )
 
-// What a History that stands elsewhere needs to give the same lines.
+// What a History that stands elsewhere, and a client, need to give the same lines.
 
 // Matcher is a Filter made ready. Not safe for concurrent use.
 type Matcher struct{ m *matcher }
 
+// Matcher makes f ready. Its error is fleet.Invalid.
+func (f Filter) Matcher() (*Matcher, error) {
+	m, err := f.compile()
+	if err != nil {
+		return nil, err
+	}
+	return &Matcher{m}, nil
+}
+
 // Matcher checks q and makes its Filter ready. Its error is fleet.Invalid.
 func (q *Query) Matcher() (*Matcher, error) {
-	m, err := q.Filter.compile()
+	m, err := q.Filter.Matcher()
 	if err != nil {
 		return nil, err
 	}
 	if q.Limit < 1 || q.Limit > MaxQuery {
 		return nil, fleet.E(fleet.Invalid, nil, "The limit must be from 1 to %d", MaxQuery)
 	}
-	return &Matcher{m}, nil
+	return m, nil
 }
 
 // All reports whether every line is selected.
 func (m *Matcher) All() bool { return m.m.all }
 
 // Match reports whether a line is selected.
-func (m *Matcher) Match(l *Line) bool { return m.m.match(l.Level, l.Tag, l.Message) }
+func (m *Matcher) Match(level Level, tag string, message []byte) bool {
+	return m.m.match(level, tag, message)
+}
 
 // Glob returns a pattern that the whole message, in lower case, of every
 // selected line fits: * is any text, ? any one character, \ takes the next one

@@ -57,7 +57,7 @@ func openUnsealed(t *testing.T, dsn string, journalBytes int64, o logs.SealerOpt
 		}
 	})
 	h.sealer = logs.NewSealer(h.journal, h.chunks, o, prometheus.NewRegistry(), slog.New(slog.NewTextHandler(t.Output(), nil)))
-	h.store = logs.NewStore(h.journal, h.chunks, h.sealer, quiet)
+	h.store = logs.NewStore(h.journal, h.chunks, h.sealer)
 	return h
 }
 
@@ -75,20 +75,8 @@ func (h *history) seal(t *testing.T) {
 }
 
 func (h *history) write(t *testing.T, batches ...logs.Batch) []uint64 {
-	seqs := make([]uint64, len(batches))
-	done := make(chan error, len(batches))
-	for i, b := range batches {
-		h.journal.Append(b, func(seq uint64, err error) {
-			seqs[i] = seq
-			done <- err
-		})
-	}
-	for range batches {
-		if err := <-done; err != nil {
-			t.Fatal(err)
-		}
-	}
-	return seqs
+	t.Helper()
+	return conformance.Write(t, h.journal, batches...)
 }
 
 // settle waits until everything that is old enough is sealed.

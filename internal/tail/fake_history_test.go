@@ -52,7 +52,7 @@ func (s *server) history(w http.ResponseWriter, r *http.Request) {
 				l.Document = nil
 			}
 			return s.wanted(l.DeviceID, q) && l.Timestamp >= q.Get("start") && l.Timestamp <= q.Get("end") &&
-				behind(l.Cursor, q.Get("after")) && ahead(l.Cursor, q.Get("before")) && match(level, text(l.Tag), []byte(l.Message))
+				behind(l.Cursor, q.Get("after")) && ahead(l.Cursor, q.Get("before")) && match.Match(level, text(l.Tag), []byte(l.Message))
 		})
 	}
 	p.CompleteTo = fmt.Sprintf("e-%d", len(s.journal))

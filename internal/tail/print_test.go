@@ -40,7 +40,7 @@ func shows(f logs.Filter) func(logs.Level, string, []byte) bool {
 	if err != nil {
 		panic(err)
 	}
-	return m
+	return m.Match
 }
 
 func newPrinter(devices ...device) *printer {

@@ -221,9 +221,12 @@ func (cfg *Config) filter() (func(level logs.Level, tag string, message []byte) 
 			return nil, fleet.E(fleet.Invalid, nil, "Unknown level %q: use error, warn, info, debug or verbose", cfg.Level)
 		}
 	}
-	shows, err := f.Matcher()
-	if err != nil || cfg.Grep == "" {
-		return shows, err
+	m, err := f.Matcher()
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Grep == "" {
+		return m.Match, nil
 	}
 	// Not by the Filter, which bounds the expression for the server's sake.
 	grep, err := regexp.Compile(cfg.Grep)
@@ -231,7 +234,7 @@ func (cfg *Config) filter() (func(level logs.Level, tag string, message []byte) 
 		return nil, fleet.E(fleet.Invalid, err, "--grep is not a regular expression")
 	}
 	return func(level logs.Level, tag string, message []byte) bool {
-		return shows(level, tag, message) && grep.Match(message)
+		return m.Match(level, tag, message) && grep.Match(message)
 	}, nil
 }
 

@@ -221,7 +221,7 @@ func (s *Server) historyAnswer(q logs.Query, found logs.Result) historyAnswer {
 			a.WindowStart, a.WindowEnd = new(timestamp(first.Received)), new(timestamp(last.Received.Add(time.Microsecond)))
 		}
 	}
-	if found.More && len(found.Lines) < q.Limit && len(found.Lines) == 0 { // the time for the search was up
+	if found.More && len(found.Lines) == 0 { // the time for the search was up
 		if q.Backward {
 			a.FirstCursor = text(found.Reached)
 		} else {
