@@ -248,7 +248,8 @@ type feed struct {
 	log  *slog.Logger
 }
 
-// Open implements stream.Feed. An id that is none of ours is as good as none.
+// Open implements stream.Feed. A client with an id that is none of ours is told
+// that nobody knows what it had.
 func (f feed) Open(out *sse.Outbox, resume string, before []string) stream.Reader {
 	var at *logs.Position
 	if resume != "" {
@@ -256,9 +257,8 @@ func (f feed) Open(out *sse.Outbox, resume string, before []string) stream.Reade
 		if err != nil {
 			f.log.Info("a client came with an unknown last event id", "err", err)
 			before = nil
-		} else {
-			at = &p
 		}
+		at = &p
 	}
 	r := f.hub.NewReader(out, at, before)
 	r.Limit(f.rate)
@@ -269,8 +269,8 @@ func (f feed) Open(out *sse.Outbox, resume string, before []string) stream.Reade
 type reader struct{ *logs.Reader }
 
 // Follow implements stream.Reader.
-func (r reader) Follow(ctx context.Context, device fleet.DeviceRef, want stream.Want) error {
-	w := logs.Want{Filter: logs.Filter{Tag: want.Tag, Pattern: want.Pattern, Regex: want.Regex}, Bounded: want.Bounded}
+func (r reader) Follow(ctx context.Context, devices []fleet.DeviceRef, want stream.Want) error {
+	w := logs.Want{Filter: logs.Filter{Tag: want.Tag, Pattern: want.Pattern, Regex: want.Regex}, Bounded: want.Bounded, Made: want.Made}
 	if want.After != "" {
 		var err error
 		if w.After, err = logs.ParseLineCursor(want.After); err != nil {
@@ -283,7 +283,7 @@ func (r reader) Follow(ctx context.Context, device fleet.DeviceRef, want stream.
 			return fleet.E(fleet.Invalid, nil, "The level must be error, warn, info, debug or verbose")
 		}
 	}
-	return r.Reader.Follow(ctx, device, w)
+	return r.Reader.Follow(ctx, devices, w)
 }
 
 // listen opens a listener and returns what serves it.

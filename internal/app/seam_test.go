@@ -230,7 +230,7 @@ func (r *rig) join(old bool) {
 	})
 	reader := r.hub.NewReader(out, nil, nil)
 	defer reader.Close()
-	if err := reader.Follow(t.Context(), ref(d), logs.Want{After: after}); err != nil {
+	if err := reader.Follow(t.Context(), []fleet.DeviceRef{ref(d)}, logs.Want{After: after}); err != nil {
 		t.Error(err)
 		return
 	}

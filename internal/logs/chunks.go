@@ -48,6 +48,7 @@ const (
 	LostJournal   = "journal-limit" // the journal was full before they were sealed
 	LostReset     = "journal-reset" // the journal is not the one the reader knew
 	LostRate      = "rate"          // more than the reader wanted at once
+	LostPosition  = "position"      // it is not known how far the reader had come: it may have had them
 )
 
 // Chunks is the store of sealed lines. Safe for concurrent use.

@@ -71,24 +71,41 @@ const maxNotices = 16
 // that lost its connection at any moment can go on exactly:
 //
 //	<epoch>-<seq>[~<seq>.<device key>[.<device key>...]]...
+//
+// When more devices are apart than can be listed, it is vague: each of them has
+// come at least as far as Low and at most as far as Seq.
+//
+//	<epoch>-<seq>~<low>.*
 type Position struct {
 	Cursor
-	Apart map[string]uint64 // device key -> its own place, where that is not Seq
+	Apart map[string]uint64 // device key -> its own place, where that is not Seq; nil if Vague
+	Vague bool
+	Low   uint64 // if Vague
 }
 
-// maxPosition bounds the text of a Position: 1000 devices apart are 10 KB.
+// maxPosition bounds the text of a Position: maxApart devices, each at its own
+// place, are 30 KB.
 const maxPosition = 32 << 10
 
-// Of returns the place of one device.
+// Of returns the place of one device: what has surely come.
 func (p Position) Of(device string) uint64 {
+	if p.Vague {
+		return p.Low
+	}
 	if seq, ok := p.Apart[device]; ok {
 		return seq
 	}
 	return p.Seq
 }
 
+// plain reports whether all devices are at the Cursor.
+func (p Position) plain() bool { return p.Apart == nil && !p.Vague }
+
 // String returns the position's text; equal positions have equal texts.
 func (p Position) String() string {
+	if p.Vague {
+		return p.Cursor.String() + "~" + strconv.FormatUint(p.Low, 10) + ".*"
+	}
 	if len(p.Apart) == 0 {
 		return p.Cursor.String()
 	}
@@ -119,6 +136,13 @@ func ParsePosition(s string) (Position, error) {
 		return Position{}, bad
 	}
 	p := Position{Cursor: c}
+	if num, ok := strings.CutSuffix(rest, ".*"); ok {
+		if p.Low, ok = parseSeq(num); !ok || p.Low > p.Seq {
+			return Position{}, bad
+		}
+		p.Vague = true
+		return p, nil
+	}
 	for more {
 		var group string
 		group, rest, more = strings.Cut(rest, "~")

@@ -39,7 +39,6 @@ type topic struct {
 	opened chan struct{} // closed when the journal watches the device, or refused to
 	err    error         // why it refused; set before opened is closed
 
-	start   uint64 // the journal's newest sequence when the watch began
 	last    uint64 // the last record dispatched; 0 before the first
 	follows []*follow
 	lagging int      // how many of them are replaying
@@ -138,54 +137,60 @@ func (h *Hub) lost() {
 	}
 }
 
-// open returns the device's topic, watched by the journal, with one more user.
-func (h *Hub) open(ctx context.Context, device fleet.DeviceRef) (*topic, error) {
+// open returns the devices' topics, watched by the journal, each with one more
+// user. After an error none has.
+func (h *Hub) open(ctx context.Context, devices []fleet.DeviceRef) ([]*topic, error) {
+	topics := make([]*topic, len(devices))
+	var fresh []*topic
+	var keys []string
 	h.mu.Lock()
-	t := h.topics[device.Key]
-	if t != nil {
+	for i, device := range devices {
+		t := h.topics[device.Key]
+		if t == nil {
+			t = &topic{key: device.Key, opened: make(chan struct{})}
+			h.topics[device.Key] = t
+			fresh, keys = append(fresh, t), append(keys, device.Key)
+		}
 		t.users++
 		t.name(device)
-		h.mu.Unlock()
-		select {
-		case <-t.opened:
-		case <-ctx.Done():
-			h.release(t)
-			return nil, fleet.E(fleet.Unavailable, ctx.Err(), "The log journal did not answer in time")
-		}
-		if t.err != nil {
-			h.release(t)
-			return nil, t.err
-		}
-		return t, nil
+		topics[i] = t
 	}
-	t = &topic{key: device.Key, users: 1, opened: make(chan struct{})}
-	t.name(device)
-	h.topics[device.Key] = t
 	h.mu.Unlock()
 
-	// Others may wait for this watch, so it does not end with this caller.
-	ctx = context.WithoutCancel(ctx)
-	err := h.journal.Watch(ctx, device.Key)
-	if err == nil {
-		if _, t.start, err = h.journal.Bounds(ctx); err != nil {
-			h.journal.Unwatch(device.Key)
+	if len(fresh) > 0 {
+		// Others may wait for these watches, so they do not end with this caller.
+		err := h.journal.Watch(context.WithoutCancel(ctx), keys...)
+		if err != nil {
+			err = fleet.E(fleet.Unavailable, err, "The log journal is not available")
+			h.mu.Lock()
+			for _, t := range fresh {
+				t.err = err
+				delete(h.topics, t.key)
+			}
+			h.mu.Unlock()
+		}
+		for _, t := range fresh {
+			close(t.opened)
 		}
 	}
-	if err != nil {
-		t.err = fleet.E(fleet.Unavailable, err, "The log journal is not available")
-		h.mu.Lock()
-		delete(h.topics, device.Key)
-		h.mu.Unlock()
+	for _, t := range topics {
+		var err error
+		select {
+		case <-t.opened:
+			err = t.err
+		case <-ctx.Done():
+			err = fleet.E(fleet.Unavailable, ctx.Err(), "The log journal did not answer in time")
+		}
+		if err != nil {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			for _, t := range topics {
+				h.drop(t)
+			}
+			return nil, err
+		}
 	}
-	close(t.opened)
-	return t, t.err
-}
-
-// release takes one user off a topic that open returned.
-func (h *Hub) release(t *topic) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.drop(t)
+	return topics, nil
 }
 
 func (h *Hub) drop(t *topic) {

@@ -48,10 +48,10 @@ type Journal interface {
 	// Origins returns the origins, where they have one, of the newest n records.
 	Origins(ctx context.Context, n int) ([]string, error)
 
-	// Watch makes Live deliver the device's records. When it returns, every
-	// record stored from then on will be delivered.
-	Watch(ctx context.Context, device string) error
-	// Unwatch ends that.
+	// Watch makes Live deliver the devices' records. When it returns nil, every
+	// record stored from then on will be delivered; after an error none is watched.
+	Watch(ctx context.Context, devices ...string) error
+	// Unwatch ends that for one.
 	Unwatch(device string)
 
 	// Live delivers the records of watched devices in the order of their

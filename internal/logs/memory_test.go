@@ -130,10 +130,12 @@ func (m *memory) Origins(_ context.Context, n int) ([]string, error) {
 	return origins, nil
 }
 
-func (m *memory) Watch(_ context.Context, device string) error {
+func (m *memory) Watch(_ context.Context, devices ...string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.watched[device] = true
+	for _, device := range devices {
+		m.watched[device] = true
+	}
 	return nil
 }
 

@@ -1,10 +1,12 @@
 package logs
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -21,6 +23,10 @@ import (
 // when the journal has no more, the follow joins the hub's live delivery under
 // the hub's lock, so that there is no moment between the two. When the stream's
 // queue is full, all its live follows lag again, from where they are.
+//
+// The id of every event says how far all follows have come (Position). So that
+// it is short and quickly made for ten thousand of them, nearly all stand with
+// others at one common place, and only the rest have a place of their own.
 type Reader struct {
 	hub    *Hub
 	out    *sse.Outbox
@@ -30,45 +36,77 @@ type Reader struct {
 	again  chan struct{} // has room for one: a follow was added
 	ctx    context.Context
 	cancel context.CancelFunc
-	replay sync.WaitGroup
+	work   sync.WaitGroup // catchUp and unmute
 
 	mu      sync.Mutex
 	closed  bool
-	follows map[string]*follow  // by device key
-	resumed map[string]struct{} // the devices that took their place from resume
-	missing map[string]uint64   // the places of devices that the last connection followed and this one does not yet
-	latest  time.Time           // when the last follow was added
-	base    uint64              // every live follow was offered everything up to here
-	apart   bool                // a live follow may be further than base
-	lagging int                 // follows that are not live
-	running bool                // the replay goroutine exists
-	round   uint64              // how far its present reading of the journal has come
-	more    bool                // a follow began to lag after that reading began
-	sent    uint64              // the last id that was queued, if it was a plain cursor
+	follows map[string]*follow            // by device key
+	stands  [standings]map[string]*follow // the same, by where they stand
+	resumed map[string]struct{}           // the devices that took their place from resume
+	missing map[string]uint64             // the places of devices that the last connection followed and this one does not yet
+	latest  time.Time                     // when the last follow was added
+	base    uint64                        // every live follow was offered everything up to here
+	lagging int                           // follows that are not live
+	running bool                          // the replay goroutine exists
+	round   uint64                        // how far its present reading of the journal has come
+	more    bool                          // a follow began to lag after that reading began
+	sent    uint64                        // the last id that was queued, if it was a plain cursor
 	split   splitter
 
 	// The rate of the follows that are bounded: a token bucket that holds the
-	// lines of one second.
-	rate   float64
-	tokens float64
-	filled time.Time
+	// lines of one second. When it is empty all of them are muted for a while.
+	rate    float64
+	tokens  float64
+	filled  time.Time
+	muted   bool
+	mutedAt uint64 // base at that time
+	telling bool   // what was muted is being told
 }
 
+// standing says by what the place of a follow is known.
+type standing uint8
+
+const (
+	alone    standing = iota // by its own after, which is beyond that of the others
+	replayed                 // by Reader.round
+	flowing                  // by Reader.base
+	limited                  // likewise, or by Reader.mutedAt while that mutes it
+	standings
+)
+
 // follow is one device of one reader. Its fields change under Hub.mu and
-// Reader.mu both, except after and reading, which need Reader.mu alone.
+// Reader.mu both, except that after, reading, standing, doubt and owed need
+// Reader.mu alone.
 type follow struct {
-	reader  *Reader
-	topic   *topic
-	at      int // index in topic.follows
-	live    bool
-	reading bool    // part of the reader's present round
-	after   uint64  // everything of the device up to here was offered
-	reset   *Cursor // the journal is not the one this cursor speaks of; to be told
+	reader   *Reader
+	topic    *topic
+	index    int // in topic.follows
+	live     bool
+	reading  bool // part of the reader's present round
+	standing standing
+	after    uint64  // everything of the device up to here was offered
+	reset    *Cursor // the journal is not the one this cursor speaks of; to be told
+	doubt    uint64  // of the lines after after and up to here nobody knows whether the client had them; 0: none
+	strange  bool    // nobody knows what the client had before after; to be told
 
 	filter  *matcher   // nil: every line
 	skip    LineCursor // the lines up to this one are known already
 	bounded bool       // lines over the reader's rate are told as a gap
-	muted   bool       // it lags because of that
+	owed    debt       // lines that were not sent; to be told
+}
+
+// debt is a gap that grows until it is told.
+type debt struct {
+	from, to uint64
+	lines    int
+}
+
+func (d *debt) add(from, seq uint64, lines int) {
+	if d.lines == 0 {
+		d.from = from
+	}
+	d.to = seq
+	d.lines += lines
 }
 
 // Want says which lines of a device a reader wants.
@@ -80,6 +118,9 @@ type Want struct {
 	Filter Filter
 	// Bounded makes the device share the reader's rate with all others that are.
 	Bounded bool
+	// Made says that the device was made just now and no line of it can have been
+	// stored yet: wherever the last connection ended, this is its beginning.
+	Made bool
 }
 
 // errRound ends one reading of the journal so that the next includes a follow
@@ -87,15 +128,19 @@ type Want struct {
 var errRound = errors.New("another follow lags")
 
 // NewReader returns a Reader that queues events in out. With resume, the first
-// follow of each device goes on from there. before names the devices that the
-// last connection followed, as far as that is known: until they are followed
-// again, or have not been for a while, the ids on the stream keep their places.
+// follow of each device goes on from there; the zero Position is an id that
+// could not be read. before names the devices that the last connection
+// followed, as far as that is known: until they are followed again, or have not
+// been for a while, the ids on the stream keep their places.
 func (h *Hub) NewReader(out *sse.Outbox, resume *Position, before []string) *Reader {
 	r := &Reader{hub: h, out: out, resume: resume, follows: map[string]*follow{}, known: before != nil, opened: time.Now(), sent: unsent}
+	for i := range r.stands {
+		r.stands[i] = map[string]*follow{}
+	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	if resume != nil {
 		r.again = make(chan struct{}, 1)
-		if resume.Epoch == h.journal.Epoch() {
+		if resume.Epoch == h.journal.Epoch() && !resume.Vague {
 			if before == nil { // at least what the id itself names
 				r.missing = maps.Clone(resume.Apart)
 			} else if len(before) > 0 {
@@ -140,93 +185,149 @@ func (r *Reader) gather() {
 	}
 }
 
-// Follow adds a device. When it returns nil, every wanted line that is stored
-// from then on will be delivered. Following twice is following once. Errors are
-// fleet.Invalid for a filter that cannot be, and fleet.Unavailable.
-func (r *Reader) Follow(ctx context.Context, device fleet.DeviceRef, want Want) error {
+// Follow adds devices, all at once: no event of the stream speaks for only some
+// of them. When it returns nil, every wanted line that is stored from then on
+// will be delivered; after an error none of them was added. Of a device that is
+// followed already only the Filter and Bounded change. Errors are fleet.Invalid
+// for a filter that cannot be, and fleet.Unavailable.
+func (r *Reader) Follow(ctx context.Context, devices []fleet.DeviceRef, want Want) error {
 	h := r.hub
-	var filter *matcher
+	var filter *matcher // one for all: it is only used under r.mu
 	if want.Filter != (Filter{}) {
 		var err error
 		if filter, err = want.Filter.compile(); err != nil {
 			return err
 		}
 	}
-	t, err := h.open(ctx, device)
+	topics, err := h.open(ctx, devices)
 	if err != nil {
 		return err
 	}
-	var end uint64 // of the journal
-	if r.resume != nil || want.After != (LineCursor{}) {
-		if _, end, err = h.journal.Bounds(ctx); err != nil {
-			h.release(t)
-			return err
-		}
-	}
+	_, end, err := h.journal.Bounds(ctx)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, twice := r.follows[device.Key]; twice || r.closed {
-		h.drop(t)
-		return nil
+	if err != nil || r.closed {
+		for _, t := range topics {
+			h.drop(t)
+		}
+		return err
 	}
-	f := &follow{reader: r, topic: t, at: len(t.follows), live: true, filter: filter, bounded: want.Bounded && r.rate > 0}
-	f.after = max(h.seen, t.start)
-	t.follows = append(t.follows, f)
-	r.follows[device.Key] = f
+	// What the journal held when all were watched is the past, also for the hub,
+	// which may not have come across that yet.
+	now := max(h.seen, end)
+	if len(r.follows) == r.lagging {
+		r.base = now
+	}
+	fromNow := false
+	for _, t := range topics {
+		if f := r.follows[t.key]; f != nil {
+			h.drop(t)
+			f.filter, f.bounded = filter, want.Bounded && r.rate > 0
+			if f.standing == flowing || f.standing == limited && !r.muted {
+				r.stand(f)
+			}
+			continue
+		}
+		f := &follow{reader: r, topic: t, index: len(t.follows), live: true, after: now, filter: filter, bounded: want.Bounded && r.rate > 0}
+		t.follows = append(t.follows, f)
+		r.follows[t.key] = f
+		r.stand(f)
+		f.begin(want, now)
+		fromNow = fromNow || f.live
+	}
 	r.settle()
-	_, before := r.missing[device.Key]
+	if fromNow { // what goes on from somewhere else is not all followed yet, perhaps
+		r.mark()
+	}
+	return nil
+}
+
+// begin finds the place of a new follow. Both locks are held.
+func (f *follow) begin(want Want, now uint64) {
+	r, key := f.reader, f.topic.key
+	if want.Made {
+		delete(r.missing, key)
+		r.noteResumed(key)
+		return
+	}
+	_, before := r.missing[key]
 	if want.After != (LineCursor{}) && !(r.known && before) {
-		delete(r.missing, device.Key)
+		delete(r.missing, key)
 		p := want.After
 		if p.Line != WholeBatch && p.Seq > 0 {
 			f.skip = p
 			p.Seq-- // its batch has to be read again
 		}
-		f.goBackTo(Position{Cursor: p.Cursor}, end)
-		return nil
+		f.goBackTo(Position{Cursor: p.Cursor}, now)
+		return
 	}
-	if r.resume != nil {
-		if _, used := r.resumed[device.Key]; !used {
-			if r.resumed == nil {
-				r.resumed = map[string]struct{}{}
-			}
-			r.resumed[device.Key] = struct{}{}
-			delete(r.missing, device.Key)
-			r.latest = time.Now()
-			select {
-			case r.again <- struct{}{}:
-			default:
-			}
-			f.goBackTo(*r.resume, end)
-			return nil
+	if _, used := r.resumed[key]; r.resume != nil && !used {
+		r.noteResumed(key)
+		delete(r.missing, key)
+		r.latest = time.Now()
+		select {
+		case r.again <- struct{}{}:
+		default:
 		}
-	}
-	r.mark()
-	return nil
-}
-
-// settle finds base anew after a follow became live. Both locks are held, so
-// every live follow has had what the hub has seen.
-func (r *Reader) settle() {
-	r.base, r.apart = r.hub.seen, false
-	for _, f := range r.follows {
-		r.apart = r.apart || f.live && f.after > r.base
+		f.goBackTo(*r.resume, now)
 	}
 }
 
-// goBackTo makes a new follow lag from a place. end is that of the journal.
-func (f *follow) goBackTo(p Position, end uint64) {
-	newest := max(f.after, end)
-	f.after = p.Of(f.topic.key)
-	if p.Epoch != f.reader.hub.journal.Epoch() {
-		f.reset = &Cursor{p.Epoch, f.after}
+// noteResumed notes that the device is not to take its place from resume again.
+func (r *Reader) noteResumed(key string) {
+	if r.resume == nil {
+		return
+	}
+	if r.resumed == nil {
+		r.resumed = map[string]struct{}{}
+	}
+	r.resumed[key] = struct{}{}
+}
+
+// settle moves base to what the hub has seen. Both locks are held, so every
+// live follow has had that.
+func (r *Reader) settle() { r.base = max(r.base, r.hub.seen) }
+
+// stand finds where a follow stands now. r.mu is held.
+func (r *Reader) stand(f *follow) {
+	s := alone
+	switch {
+	case f.live && f.after <= r.base:
+		if s = flowing; f.bounded && !r.muted {
+			s = limited
+		}
+	case f.reading && f.after <= r.round && f.doubt == 0:
+		s = replayed
+	}
+	r.put(f, s)
+}
+
+func (r *Reader) put(f *follow, s standing) {
+	delete(r.stands[f.standing], f.topic.key)
+	f.standing = s
+	r.stands[s][f.topic.key] = f
+}
+
+// goBackTo makes a new follow lag from a place. now is the newest one.
+func (f *follow) goBackTo(p Position, now uint64) {
+	switch epoch := f.reader.hub.journal.Epoch(); {
+	case p.Epoch == "":
+		f.strange, f.after = true, now
+	case p.Epoch != epoch:
+		f.reset = &Cursor{p.Epoch, p.Of(f.topic.key)}
 		f.after = 0 // every line of this journal is new to the reader
-	} else if f.after > newest {
-		// The journal lost its end, which only a power failure can do to it.
-		f.reset = &Cursor{p.Epoch, f.after}
-		f.after = newest
+	default:
+		f.after = p.Of(f.topic.key)
+		switch {
+		case p.Seq > now && p.Vague, f.after > now:
+			// The journal lost its end, which only a power failure can do to it.
+			f.reset = &Cursor{p.Epoch, f.after}
+			f.after = now
+		case p.Vague && f.after < p.Seq:
+			f.doubt = p.Seq
+		}
 	}
 	f.lag()
 }
@@ -256,20 +357,21 @@ func (r *Reader) Close() {
 	r.mu.Unlock()
 	r.hub.mu.Unlock()
 	r.cancel()
-	r.replay.Wait()
+	r.work.Wait()
 }
 
 func (r *Reader) remove(f *follow) {
 	t := f.topic
 	last := len(t.follows) - 1
-	t.follows[f.at] = t.follows[last]
-	t.follows[f.at].at = f.at
+	t.follows[f.index] = t.follows[last]
+	t.follows[f.index].index = f.index
 	t.follows[last] = nil
 	t.follows = t.follows[:last]
 	delete(r.follows, t.key)
 	if !f.live {
 		r.caughtUp(f)
 	}
+	delete(r.stands[f.standing], t.key)
 	r.hub.drop(t)
 }
 
@@ -298,10 +400,17 @@ func (r *Reader) offer(f *follow, rec Record, shared *sse.Frame) {
 	if rec.Seq <= f.after {
 		return
 	}
-	if f.bounded && !r.take(rec.Body.Lines()) {
-		f.after = max(f.after, r.base)
-		f.muted = true
-		f.lag()
+	r.base = max(r.base, rec.Seq-1) // the hub goes by the sequence
+	if f.standing == alone {
+		r.stand(f)
+	}
+	if rec, shared = f.cut(rec, shared); rec.Body == nil {
+		f.pass(rec.Seq)
+		return
+	}
+	if n := rec.Body.Lines(); f.standing == limited && !r.take(n) {
+		f.owed.add(r.mutedAt, rec.Seq, n)
+		f.pass(rec.Seq)
 		return
 	}
 	if !r.queue(f, rec, shared) {
@@ -309,22 +418,30 @@ func (r *Reader) offer(f *follow, rec Record, shared *sse.Frame) {
 	}
 }
 
-// queue offers one record of f, and moves f behind it if that succeeds. A
-// shared frame is used where its id, the record's own cursor, is right.
-func (r *Reader) queue(f *follow, rec Record, shared *sse.Frame) bool {
-	if f.filter != nil || f.skip.Seq == rec.Seq {
-		if rec.Body = f.pick(rec); rec.Body == nil {
-			f.pass(rec.Seq)
-			return true
-		}
-		shared = nil
+// cut leaves of a record the lines that f wants, and of shared, its frame,
+// nothing if that holds others too. Without such lines the Body is nil. r.mu is held.
+func (f *follow) cut(rec Record, shared *sse.Frame) (Record, *sse.Frame) {
+	if f.filter == nil && f.skip.Seq != rec.Seq {
+		return rec, shared
 	}
+	rec.Body = f.reader.split.pick(rec.Body, func(l *Line) bool {
+		if rec.Seq == f.skip.Seq && l.Cursor.Line <= f.skip.Line {
+			return false
+		}
+		return f.filter == nil || f.filter.match(l.Level, l.Tag, l.Message)
+	})
+	return rec, nil
+}
+
+// queue offers one record of f, as cut left it, and moves f behind it if that
+// succeeds. A shared frame is used where its id, the record's own cursor, is right.
+func (r *Reader) queue(f *follow, rec Record, shared *sse.Frame) bool {
 	after, base, round := f.after, r.base, r.round
 	f.pass(rec.Seq)
 	frame, at := shared, Position{Cursor: Cursor{Seq: rec.Seq}}
-	if shared == nil || r.lagging > 0 || r.apart || len(r.missing) > 0 {
+	if shared == nil || !r.together() {
 		at = r.position()
-		if frame == nil || at.Apart != nil || at.Seq != rec.Seq {
+		if frame == nil || !at.plain() || at.Seq != rec.Seq {
 			frame = f.topic.frame(rec, at)
 		}
 	}
@@ -333,7 +450,9 @@ func (r *Reader) queue(f *follow, rec Record, shared *sse.Frame) bool {
 		return false
 	}
 	r.noteSent(at)
-	r.apart = r.apart && at.Apart != nil
+	for _, f := range r.stands[alone] {
+		r.stand(f) // the others may have caught up with it
+	}
 	return true
 }
 
@@ -347,16 +466,6 @@ func (f *follow) pass(seq uint64) {
 	}
 }
 
-// pick returns the lines of a record that f wants. r.mu is held.
-func (f *follow) pick(rec Record) Body {
-	return f.reader.split.pick(rec.Body, func(l *Line) bool {
-		if rec.Seq == f.skip.Seq && l.Cursor.Line <= f.skip.Line {
-			return false
-		}
-		return f.filter == nil || f.filter.match(l.Level, l.Tag, l.Message)
-	})
-}
-
 // Limit sets how many lines a second the follows that are bounded may have
 // together; 0 does not limit. It is for follows that are added later.
 func (r *Reader) Limit(lines int) {
@@ -365,61 +474,74 @@ func (r *Reader) Limit(lines int) {
 	r.rate, r.tokens, r.filled = float64(lines), float64(lines), time.Now()
 }
 
-// take asks for n lines of the rate. r.mu is held.
+// take asks for n lines of the rate. If there are none left, it mutes what is
+// limited: all of it at once, which leaves all of it at one place. r.mu is held.
 func (r *Reader) take(n int) bool {
+	if r.muted {
+		return false
+	}
 	now := time.Now()
 	r.tokens = min(r.rate, r.tokens+now.Sub(r.filled).Seconds()*r.rate)
 	r.filled = now
 	if r.tokens <= 0 { // one batch may be over it
+		r.muted, r.mutedAt = true, r.base
+		r.work.Go(r.unmute)
 		return false
 	}
 	r.tokens -= float64(n)
 	return true
 }
 
-// unmute tells, some time after the rate was exceeded, what the bounded follows
-// miss because of that, and moves them to where the journal is now.
+// unmute tells, some time after the rate was exceeded, what the limited follows
+// miss because of that, and lets them go on from now.
 func (r *Reader) unmute() {
 	const pause = time.Second / 2
-	r.mu.Lock()
-	muted := false
-	for _, f := range r.follows {
-		muted = muted || f.muted
-	}
-	r.mu.Unlock()
-	if !muted {
-		return
-	}
 	select {
 	case <-time.After(pause):
 	case <-r.ctx.Done():
 		return
 	}
-	for told := false; !told; {
-		if r.out.Room(r.ctx) != nil {
-			return
-		}
-		r.hub.mu.Lock()
-		r.mu.Lock()
-		told = true
-		for key, f := range r.follows {
-			if !f.muted {
-				continue
-			}
-			to := max(f.after, r.hub.seen)
-			var count *int
-			if lines, known := r.hub.ledger.Lines(key, f.after, to); known {
-				count = &lines
-			}
-			epoch := r.hub.journal.Epoch()
-			if told = r.tell(f, Cursor{epoch, f.after}, Cursor{epoch, to}, count, LostRate); !told {
-				break
-			}
-			f.muted = false
-		}
-		r.mu.Unlock()
-		r.hub.mu.Unlock()
+	for r.out.Room(r.ctx) == nil && !r.tellMuted() {
 	}
+}
+
+// tellMuted tells as much of that as there is room for, and reports whether
+// that was all.
+func (r *Reader) tellMuted() bool {
+	r.hub.mu.Lock()
+	defer r.hub.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.settle()
+	r.telling = true
+	for _, f := range r.stands[limited] {
+		if f.owed.lines == 0 {
+			r.stand(f) // not as a limited one while r.muted
+		}
+	}
+	for _, f := range r.stands[limited] {
+		r.stand(f)
+		if !r.tellOwed(f, LostRate) {
+			r.put(f, limited)
+			return false
+		}
+	}
+	r.muted, r.telling = false, false
+	for _, f := range r.stands[flowing] {
+		r.stand(f)
+	}
+	r.mark()
+	return true
+}
+
+// tellOwed tells the lines of f that were not sent. r.mu is held.
+func (r *Reader) tellOwed(f *follow, reason string) bool {
+	epoch, owed := r.hub.journal.Epoch(), f.owed
+	if owed.lines > 0 && !r.tell(f, Cursor{epoch, owed.from}, Cursor{epoch, owed.to}, &owed.lines, reason) {
+		return false
+	}
+	f.owed = debt{}
+	return true
 }
 
 // miss sends one live follow back to its own last record. Hub.mu is held.
@@ -441,14 +563,15 @@ func (r *Reader) interrupt(f *follow) {
 		f.after = max(f.after, r.base)
 		f.lag()
 	case f.reading: // not to join by a reading that began before
-		f.after, f.reading = f.place(), false
+		f.stopReading()
 	}
 }
 
-// fallBehind sends all live follows back to the journal. Both locks are held.
+// fallBehind sends all live follows back to the journal, except the muted ones,
+// for which nothing is queued. Both locks are held.
 func (r *Reader) fallBehind() {
 	for _, f := range r.follows {
-		if f.live {
+		if f.live && !(r.muted && f.standing == limited) {
 			f.after = max(f.after, r.base)
 			f.lag()
 		}
@@ -458,7 +581,11 @@ func (r *Reader) fallBehind() {
 // lag hands a follow to the replay goroutine. Both locks are held.
 func (f *follow) lag() {
 	r := f.reader
+	if f.owed.lines > 0 { // it was muted, and what it missed may not be all that was counted
+		f.after, f.owed = min(f.after, r.mutedAt), debt{}
+	}
 	f.live = false
+	r.put(f, alone)
 	f.topic.lag(1)
 	if r.lagging++; r.lagging == 1 {
 		r.hub.metrics.behind.Inc()
@@ -466,63 +593,119 @@ func (f *follow) lag() {
 	r.more = true
 	if !r.running {
 		r.running = true
-		r.replay.Go(r.catchUp)
+		r.work.Go(r.catchUp)
 	}
 }
 
 // caughtUp undoes lag. Both locks are held.
 func (r *Reader) caughtUp(f *follow) {
 	f.live, f.reading = true, false
+	r.stand(f)
 	f.topic.lag(-1)
 	if r.lagging--; r.lagging == 0 {
 		r.hub.metrics.behind.Dec()
 	}
 }
 
+// stopReading takes f out of the present round. r.mu is held.
+func (f *follow) stopReading() {
+	f.after, f.reading = f.place(), false
+	f.reader.put(f, alone)
+}
+
 // place is how far f has come. r.mu is held.
 func (f *follow) place() uint64 {
-	switch {
+	switch r := f.reader; {
+	case f.standing == limited && r.muted:
+		return r.mutedAt
 	case f.live:
-		return max(f.after, f.reader.base)
-	case f.reading:
-		return max(f.after, f.reader.round)
+		return max(f.after, r.base)
+	case f.reading && f.doubt == 0:
+		return max(f.after, r.round)
 	}
 	return f.after
 }
 
+// together reports whether all that the ids speak for is at base. r.mu is held.
+func (r *Reader) together() bool {
+	return r.lagging == 0 && len(r.stands[alone]) == 0 && len(r.missing) == 0 && !(r.muted && len(r.stands[limited]) > 0)
+}
+
+// The most devices that an id names. Beyond it the id is vague; while a gap is
+// told to one device after the other it is so earlier, since each of these
+// events would name nearly the same ones.
+const (
+	maxApart        = 1000
+	maxApartTelling = 32
+)
+
 // position is how far the reader has come. r.mu is held.
 func (r *Reader) position() Position {
 	p := Position{Cursor: Cursor{Epoch: r.hub.journal.Epoch()}}
-	uniform, first := true, true
-	compare := func(at uint64) {
-		uniform = uniform && (first || at == p.Seq)
-		p.Seq, first = max(p.Seq, at), false
+	count := map[uint64]int{} // devices by place
+	total, low, high := 0, ^uint64(0), uint64(0)
+	add := func(at uint64, n int) {
+		if n > 0 {
+			count[at] += n
+			total, low, high = total+n, min(low, at), max(high, at)
+		}
 	}
-	for _, f := range r.follows {
-		compare(f.place())
+	limitedAt := r.base
+	if r.muted {
+		limitedAt = r.mutedAt
+	}
+	places := [standings]uint64{replayed: r.round, flowing: r.base, limited: limitedAt}
+	for s := replayed; s < standings; s++ {
+		add(places[s], len(r.stands[s]))
+	}
+	for _, f := range r.stands[alone] {
+		add(f.place(), 1)
 	}
 	for _, at := range r.missing {
-		compare(at)
+		add(at, 1)
 	}
-	if uniform {
+	// The place of the most, so that the fewest have to be named.
+	for at, n := range count {
+		if n > count[p.Seq] || n == count[p.Seq] && at > p.Seq {
+			p.Seq = at
+		}
+	}
+	most := maxApart
+	if r.telling {
+		most = maxApartTelling
+	}
+	switch others := total - count[p.Seq]; {
+	case others == 0:
+		return p
+	case others > most:
+		p.Seq, p.Vague, p.Low = high, true, low
 		return p
 	}
-	if len(r.follows) > r.lagging { // some are live
-		p.Seq = r.base
-	}
 	p.Apart = map[string]uint64{}
-	for key, f := range r.follows {
-		p.Apart[key] = f.place()
+	for s := replayed; s < standings; s++ {
+		if places[s] != p.Seq {
+			for key := range r.stands[s] {
+				p.Apart[key] = places[s]
+			}
+		}
 	}
-	maps.Copy(p.Apart, r.missing)
-	maps.DeleteFunc(p.Apart, func(_ string, at uint64) bool { return at == p.Seq })
+	for key, f := range r.stands[alone] {
+		if at := f.place(); at != p.Seq {
+			p.Apart[key] = at
+		}
+	}
+	for key, at := range r.missing {
+		if at != p.Seq {
+			p.Apart[key] = at
+		}
+	}
 	return p
 }
 
 // mark queues the position alone, if the reader does not have it yet.
 func (r *Reader) mark() {
 	at := r.position()
-	if at.Apart == nil && at.Seq == r.sent {
+	if at.plain() && at.Seq == r.sent {
 		return
 	}
 	if r.out.OfferControl(sse.Mark(at.String())) {
@@ -531,7 +714,7 @@ func (r *Reader) mark() {
 }
 
 func (r *Reader) noteSent(at Position) {
-	if r.sent = at.Seq; at.Apart != nil {
+	if r.sent = at.Seq; !at.plain() {
 		r.sent = unsent
 	}
 }
@@ -544,15 +727,14 @@ func (r *Reader) catchUp() {
 		r.gather()
 	}
 	for {
-		r.unmute()
 		devices, from, ok := r.begin()
 		if !ok {
 			return
 		}
-		if len(devices) == 0 { // all are muted
-			continue
-		}
 		upTo, err := r.hub.past.Replay(r.ctx, devices, from, r.page)
+		if err == nil {
+			err = r.tellDoubts()
+		}
 		switch {
 		case err == nil:
 			wait = shortest
@@ -570,7 +752,12 @@ func (r *Reader) catchUp() {
 	}
 }
 
-// begin starts a round over all lagging follows, or ends the goroutine.
+// most devices that are asked for by name; to read all and take what is wanted
+// is cheaper than more, since the journal compares each name with each other.
+const maxNamed = 512
+
+// begin starts a round over all lagging follows, or ends the goroutine. devices
+// is nil if they are too many to be named.
 func (r *Reader) begin() (devices []string, from uint64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -578,23 +765,25 @@ func (r *Reader) begin() (devices []string, from uint64, ok bool) {
 		r.running = false
 		return nil, 0, false
 	}
-	first := true
+	from = ^uint64(0)
 	for key, f := range r.follows {
-		if f.live || f.muted {
+		if f.live {
 			continue
 		}
 		if f.reading { // keep what the last round came to
-			f.after = max(f.after, r.round)
+			f.stopReading()
 		}
+		f.reading = true
 		devices = append(devices, key)
-		if first || f.after < from {
-			from, first = f.after, false
-		}
-	}
-	for _, key := range devices {
-		r.follows[key].reading = true
+		from = min(from, max(f.after, f.owed.to))
 	}
 	r.round, r.more = from, false
+	for _, key := range devices {
+		r.stand(r.follows[key])
+	}
+	if len(devices) > maxNamed {
+		devices = nil
+	}
 	return devices, from, true
 }
 
@@ -609,13 +798,7 @@ func (r *Reader) page(p Page) error {
 				return err
 			}
 			r.mu.Lock()
-			f := r.follows[rec.Device]
-			if f == nil || f.live || !f.reading || rec.Seq <= f.after {
-				queued = true
-			} else if queued = r.queue(f, rec, nil); queued {
-				r.hub.metrics.replayed.Add(float64(rec.Body.Lines()))
-			}
-			if queued {
+			if queued = r.replayRecord(rec); queued {
 				r.round = max(r.round, rec.Seq)
 			}
 			r.mu.Unlock()
@@ -629,32 +812,120 @@ func (r *Reader) page(p Page) error {
 	return r.ctx.Err()
 }
 
-// join makes live what has read everything the journal had.
+// replayRecord queues a record for the follow that reads it, if there is one,
+// and reports false if there was no room. r.mu is held.
+func (r *Reader) replayRecord(rec Record) bool {
+	f := r.follows[rec.Device]
+	if f == nil || f.live || !f.reading || rec.Seq <= f.after {
+		return true
+	}
+	if f.doubt > 0 && rec.Seq <= f.doubt {
+		if body, _ := f.cut(rec, nil); body.Body != nil && rec.Seq > f.owed.to {
+			f.owed.add(f.after, rec.Seq, body.Body.Lines())
+		}
+		return true
+	}
+	if f.doubt > 0 && !r.tellDoubt(f) {
+		return false
+	}
+	if rec, _ = f.cut(rec, nil); rec.Body == nil {
+		f.pass(rec.Seq)
+		return true
+	}
+	if !r.queue(f, rec, nil) {
+		return false
+	}
+	r.hub.metrics.replayed.Add(float64(rec.Body.Lines()))
+	return true
+}
+
+// tellDoubt says which lines of f the client may have missed, since its last id
+// was vague, and ends the doubt. r.mu is held.
+func (r *Reader) tellDoubt(f *follow) bool {
+	after, doubt := f.after, f.doubt
+	f.after, f.doubt = doubt, 0
+	r.stand(f)
+	if !r.tellOwed(f, LostPosition) {
+		f.after, f.doubt = after, doubt
+		r.stand(f)
+		return false
+	}
+	return true
+}
+
+// tellDoubts does so for all that have read everything.
+func (r *Reader) tellDoubts() error {
+	for {
+		if err := r.out.Room(r.ctx); err != nil {
+			return err
+		}
+		r.mu.Lock()
+		told := true
+		for _, f := range r.stands[alone] {
+			if told && f.reading && f.doubt > 0 {
+				told = r.tellDoubt(f)
+			}
+		}
+		r.mu.Unlock()
+		if told {
+			return nil
+		}
+	}
+}
+
+// join makes live what has read everything the journal had up to there.
 func (r *Reader) join(upTo uint64) {
 	h := r.hub
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.round = max(r.round, upTo)
 	var read []*follow
+	var recent []Record
 	for _, f := range r.follows {
-		if f.reading {
-			f.after, f.reading = max(f.after, r.round, upTo), false
-			read = append(read, f)
+		if !f.reading {
+			continue
+		}
+		r.stand(f)
+		f.after = f.place()
+		records, complete := f.topic.since(f.after)
+		if !complete {
+			f.stopReading()
+			continue
+		}
+		read = append(read, f)
+		recent = append(recent, records...)
+	}
+	// In the order of the journal: so all of them stay at one place.
+	slices.SortFunc(recent, func(a, b Record) int { return cmp.Compare(a.Seq, b.Seq) })
+	for _, rec := range recent {
+		if !r.replayRecord(rec) {
+			for _, f := range read {
+				f.stopReading()
+			}
+			return
+		}
+	}
+	// They have what the hub has dispatched, and may have more; those that are
+	// live already may have yet more.
+	place := max(r.round, h.seen)
+	if len(r.follows) == r.lagging {
+		r.base = place
+	} else if r.settle(); r.base > place {
+		r.base = place
+		for _, s := range []standing{flowing, limited} {
+			for _, f := range r.stands[s] {
+				if !(r.muted && s == limited) {
+					r.stand(f)
+				}
+			}
 		}
 	}
 	for _, f := range read {
-		records, complete := f.topic.since(f.after)
-		for _, rec := range records {
-			if complete = complete && r.queue(f, rec, nil); !complete {
-				break
-			}
-		}
-		if complete {
-			r.caughtUp(f)
-		}
+		f.after = max(f.after, place)
+		r.caughtUp(f)
 	}
-	r.settle()
 	if r.lagging == 0 {
 		r.mark()
 	}
@@ -681,7 +952,7 @@ func (r *Reader) tellGaps(p Page) error {
 		told := true
 		for key, f := range r.follows {
 			if f.reading && told {
-				told = r.tellReset(f, p.Oldest) && r.tellRetention(key, f, p) && r.tellLost(key, f, p.Lost)
+				told = r.tellStrange(f) && r.tellReset(f, p.Oldest) && r.tellRetention(key, f, p) && r.tellLost(key, f, p.Lost)
 			}
 		}
 		if told && len(p.Records) == 0 && p.Oldest > 0 {
@@ -692,6 +963,20 @@ func (r *Reader) tellGaps(p Page) error {
 			return nil
 		}
 	}
+}
+
+// tellStrange says that the client came with an id that could not be read, so
+// that nobody knows what it had.
+func (r *Reader) tellStrange(f *follow) bool {
+	if !f.strange {
+		return true
+	}
+	epoch := r.hub.journal.Epoch()
+	if !r.tell(f, Cursor{epoch, 0}, Cursor{epoch, f.after}, nil, LostPosition) {
+		return false
+	}
+	f.strange = false
+	return true
 }
 
 func (r *Reader) tellReset(f *follow, oldest uint64) bool {
@@ -769,10 +1054,14 @@ func (r *Reader) tell(f *follow, from, to Cursor, count *int, reason string) boo
 	if err != nil {
 		panic("logs: gap: " + err.Error() + " for device " + strconv.FormatInt(d.ID, 10)) // cannot be: only strings and numbers
 	}
-	after := f.after
-	f.after = max(after, to.Seq)
+	after, doubt := f.after, f.doubt
+	if f.after = max(after, to.Seq); f.after >= doubt {
+		f.doubt = 0
+	}
+	r.restand(f)
 	if !r.out.Offer(sse.Event("log-gap", r.position().String(), payload)) {
-		f.after = after
+		f.after, f.doubt = after, doubt
+		r.restand(f)
 		return false
 	}
 	r.sent = unsent // the next mark repeats the id, which does no harm
@@ -781,6 +1070,13 @@ func (r *Reader) tell(f *follow, from, to Cursor, count *int, reason string) boo
 		r.hub.metrics.gapLines.Add(float64(*count))
 	}
 	return true
+}
+
+// restand finds where a follow stands after its own place has changed. r.mu is held.
+func (r *Reader) restand(f *follow) {
+	if f.standing != limited {
+		r.stand(f)
+	}
 }
 
 // payloadPrefix is what stands before a batch's own members in the event.

@@ -103,7 +103,7 @@ func (w *world) connect(buffer int) {
 
 func (w *world) follow(d fleet.DeviceRef) {
 	c := &w.client
-	if err := c.reader.Follow(w.t.Context(), d, logs.Want{}); err != nil {
+	if err := c.reader.Follow(w.t.Context(), []fleet.DeviceRef{d}, logs.Want{}); err != nil {
 		w.t.Fatal(err)
 	}
 	if c.follows[d.Key] == nil {
@@ -331,7 +331,7 @@ func TestFilteredFollow(t *testing.T) {
 		}
 		say(ref(1), "before")
 		want := logs.Want{Filter: logs.Filter{Level: logs.Warn, Pattern: "*o*"}, After: logs.LineCursor{Cursor: logs.Cursor{Epoch: "mem", Seq: 0}, Line: logs.WholeBatch}}
-		if err := w.client.reader.Follow(t.Context(), ref(1), want); err != nil {
+		if err := w.client.reader.Follow(t.Context(), []fleet.DeviceRef{ref(1)}, want); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -343,13 +343,13 @@ func TestFilteredFollow(t *testing.T) {
 			t.Errorf("heard %q up to %s", got, id)
 		}
 		bad := logs.Want{Filter: logs.Filter{Regex: "("}}
-		if err := w.client.reader.Follow(t.Context(), ref(2), bad); fleet.KindOf(err) != fleet.Invalid {
+		if err := w.client.reader.Follow(t.Context(), []fleet.DeviceRef{ref(2)}, bad); fleet.KindOf(err) != fleet.Invalid {
 			t.Errorf("a bad regex: %v", err)
 		}
 		// From the middle of a batch.
 		half := logs.Want{After: logs.LineCursor{Cursor: logs.Cursor{Epoch: "mem", Seq: 2}, Line: 1}}
 		w.client.reader.Unfollow(ref(1).Key)
-		if err := w.client.reader.Follow(t.Context(), ref(1), half); err != nil {
+		if err := w.client.reader.Follow(t.Context(), []fleet.DeviceRef{ref(1)}, half); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -368,7 +368,7 @@ func TestBoundedFollow(t *testing.T) {
 		w.connect(1 << 20)
 		w.client.reader.Limit(100)
 		for i := range 3 {
-			if err := w.client.reader.Follow(t.Context(), ref(i), logs.Want{Bounded: i > 0}); err != nil {
+			if err := w.client.reader.Follow(t.Context(), []fleet.DeviceRef{ref(i)}, logs.Want{Bounded: i > 0}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -611,21 +611,28 @@ func nextPage(ctx context.Context, c jetstream.Consumer, messages jetstream.Mess
 }
 
 // Watch implements logs.Journal.
-func (j *Journal) Watch(ctx context.Context, device string) error {
-	// All watches share one channel, which keeps the stream's order over
-	// all devices: a connection receives in the order of the server's sending.
-	sub, err := j.conn.ChanSubscribe(livePrefix+device, j.live)
-	if err != nil {
+func (j *Journal) Watch(ctx context.Context, devices ...string) error {
+	failed := func(err error, done int) error {
+		for _, device := range devices[:done] {
+			j.Unwatch(device)
+		}
 		return fleet.E(fleet.Unavailable, err, "The log journal is not available")
 	}
-	j.watchMu.Lock()
-	j.watches[device] = sub
-	j.watchMu.Unlock()
+	for i, device := range devices {
+		// All watches share one channel, which keeps the stream's order over
+		// all devices: a connection receives in the order of the server's sending.
+		sub, err := j.conn.ChanSubscribe(livePrefix+device, j.live)
+		if err != nil {
+			return failed(err, i)
+		}
+		j.watchMu.Lock()
+		j.watches[device] = sub
+		j.watchMu.Unlock()
+	}
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	if err := j.conn.FlushWithContext(ctx); err != nil {
-		j.Unwatch(device)
-		return fleet.E(fleet.Unavailable, err, "The log journal is not available")
+		return failed(err, len(devices))
 	}
 	return nil
 }

@@ -354,7 +354,7 @@ func TestHubOverrun(t *testing.T) {
 	})
 	r := hub.NewReader(out, nil, nil)
 	defer r.Close()
-	if err := r.Follow(t.Context(), fleet.DeviceRef{ID: 1, Key: "dev00001", EntityID: "e"}, logs.Want{}); err != nil {
+	if err := r.Follow(t.Context(), []fleet.DeviceRef{{ID: 1, Key: "dev00001", EntityID: "e"}}, logs.Want{}); err != nil {
 		t.Fatal(err)
 	}
 	for len(out.Take(nil, 1<<20)) > 0 {

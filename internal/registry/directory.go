@@ -100,6 +100,13 @@ func (d *Directory) SharedEntities() int {
 	return d.shared
 }
 
+// introduce shows a new device by its id alone; put shows the rest.
+func (d *Directory) introduce(ref fleet.DeviceRef) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.byID[ref.ID] = ref
+}
+
 // put adds the device or replaces the one with its id.
 func (d *Directory) put(ref fleet.DeviceRef) {
 	d.mu.Lock()

@@ -107,8 +107,9 @@ func (s *Service) Directory() *Directory { return s.dir }
 
 // Observe has f told of every change from now on: after its commit, one at a
 // time and in the order of the commits, on the goroutine that made it and
-// before its caller is answered. The directory shows the change already. f
-// must be quick and must not change devices itself; the context is not
+// before its caller is answered. The directory shows the change already, except
+// that a new device is only found by its id: no line can be taken for it before
+// everyone knows it. f must be quick and must not change devices itself; the context is not
 // cancelled when the caller goes away. A panic of f is logged and goes no further.
 func (s *Service) Observe(f func(context.Context, Change)) {
 	s.mu.Lock()
@@ -439,7 +440,10 @@ func (s *Service) unlock() { <-s.writing }
 
 func (s *Service) announce(ctx context.Context, ch Change) {
 	switch ch.Kind {
-	case Created, Updated:
+	case Created:
+		s.dir.introduce(ch.After)
+		defer s.dir.put(ch.After)
+	case Updated:
 		s.dir.put(ch.After)
 	case Deleted:
 		s.dir.remove(ch.Before.ID)

@@ -377,6 +377,9 @@ func TestObserve(t *testing.T) {
 		if ref, ok := s.Directory().ByID(ch.After.ID); ch.Kind != registry.Deleted && (!ok || ref != ch.After) {
 			t.Errorf("the directory shows %+v at %v", ref, ch)
 		}
+		if _, ok := s.Directory().ByClientID(ch.After.ClientID); ok && ch.Kind == registry.Created {
+			t.Error("lines were taken for a device that not everybody knew of")
+		}
 		if d, err := s.Device(ctx, ch.After.ID); ch.Kind != registry.Deleted && (err != nil || d.Ref() != ch.After) {
 			t.Errorf("%v was told before its commit: %v", ch, err)
 		}

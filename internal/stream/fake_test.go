@@ -64,7 +64,7 @@ type reader struct {
 	advanced int
 }
 
-func (r *reader) Follow(_ context.Context, d fleet.DeviceRef, want Want) error {
+func (r *reader) Follow(_ context.Context, devices []fleet.DeviceRef, want Want) error {
 	if rand.IntN(4) == 0 {
 		runtime.Gosched() // the journal is asked
 	}
@@ -80,8 +80,10 @@ func (r *reader) Follow(_ context.Context, d fleet.DeviceRef, want Want) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.closed {
-		r.follows[d.Key] = true
-		r.wants = append(r.wants, want)
+		for _, d := range devices {
+			r.follows[d.Key] = true
+			r.wants = append(r.wants, want)
+		}
 	}
 	return nil
 }
@@ -116,8 +118,9 @@ func (r *reader) keys() []string {
 
 // directory is a Devices that changes.
 type directory struct {
-	mu   sync.RWMutex
-	byID map[int64]fleet.DeviceRef
+	mu     sync.RWMutex
+	byID   map[int64]fleet.DeviceRef
+	listed func() // called when All has its answer
 }
 
 func (d *directory) ByID(id int64) (fleet.DeviceRef, bool) {
@@ -128,6 +131,9 @@ func (d *directory) ByID(id int64) (fleet.DeviceRef, bool) {
 }
 
 func (d *directory) All() []fleet.DeviceRef {
+	if d.listed != nil {
+		defer d.listed()
+	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	return slices.SortedFunc(maps.Values(d.byID), func(a, b fleet.DeviceRef) int { return int(a.ID - b.ID) })

@@ -43,10 +43,9 @@ func (r *Registry) members(s Set) ([]fleet.DeviceRef, error) {
 // SubscribeSet makes the subject's connection follow every device of the set,
 // whether or not it has an entity id, and returns them. A model, and all, are
 // not subject to the limit of devices. Errors are those of Subscribe; after one,
-// some of the devices may be followed.
+// what was followed before still is and nothing else.
 func (r *Registry) SubscribeSet(ctx context.Context, subject, requestID string, set Set, want Want) ([]fleet.DeviceRef, error) {
-	members, err := r.members(set)
-	if err != nil {
+	if _, err := r.members(set); err != nil {
 		return nil, err
 	}
 	r.mu.Lock()
@@ -58,21 +57,39 @@ func (r *Registry) SubscribeSet(ctx context.Context, subject, requestID string, 
 	c.busy.Lock()
 	defer c.busy.Unlock()
 	most := r.opts.MaxSubscriptions
+	before := func() {}
 	if set.All || set.ModelID != 0 {
 		most = 0
-		later := want
-		later.After = "" // what is made later has nothing before it
-		r.mu.Lock()
-		c.groups = slices.DeleteFunc(c.groups, func(g group) bool { return g.set.All == set.All && g.set.ModelID == set.ModelID })
-		c.groups = append(c.groups, group{set, later})
-		r.mu.Unlock()
+		// First the set, then its members: a device that is made in between is
+		// one of them, and one that is made later finds the set.
+		before = r.enter(c, group{set, want})
 	}
-	for _, d := range members {
-		if err := r.follow(ctx, c, d, want, most); err != nil && fleet.KindOf(err) != fleet.NotFound { // deleted meanwhile
-			return nil, err
-		}
+	members, err := r.members(set)
+	if err == nil {
+		err = r.follow(ctx, c, members, want, most)
+	}
+	if err != nil {
+		before()
+		return nil, err
 	}
 	return members, nil
+}
+
+// enter adds a group to those of c, in the place of one of the same set, and
+// returns what undoes that. c.busy is held.
+func (r *Registry) enter(c *Connection, g group) (undo func()) {
+	g.want.After, g.want.Made = "", true // what is made later has nothing before it
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before := c.groups
+	c.groups = append(slices.DeleteFunc(slices.Clone(before), func(o group) bool {
+		return g.set.All == o.set.All && g.set.ModelID == o.set.ModelID
+	}), g)
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		c.groups = before
+	}
 }
 
 // UnsubscribeSet ends that and returns how many subscriptions ended. Errors:
@@ -105,24 +122,41 @@ func (r *Registry) UnsubscribeSet(subject, requestID string, set Set) (ended int
 }
 
 // DeviceCreated makes the connections that follow a set which the device
-// belongs to follow it too.
+// belongs to follow it too. Devices must show the device already, but no line of
+// it may be stored before DeviceCreated has returned: so no id of a stream can
+// be beyond one that the stream does not know to be its own. A connection that
+// cannot follow the device is ended, for its client to come back from where it is.
 func (r *Registry) DeviceCreated(ctx context.Context, d fleet.DeviceRef) {
 	for _, c := range r.connections() {
-		r.mu.Lock()
-		i := slices.IndexFunc(c.groups, func(g group) bool { return g.set.has(d) })
-		var want Want
-		if i >= 0 {
-			want = c.groups[i].want
-		}
-		r.mu.Unlock()
-		if i < 0 {
+		if !r.belongs(c, d, nil) {
 			continue
 		}
 		c.busy.Lock()
-		err := r.follow(ctx, c, d, want, 0)
+		var want Want
+		var err error
+		if r.belongs(c, d, &want) {
+			err = r.follow(ctx, c, []fleet.DeviceRef{d}, want, 0)
+		}
 		c.busy.Unlock()
 		if err != nil && fleet.KindOf(err) != fleet.Forbidden { // the connection has gone
-			r.opts.Log.Warn("a stream does not follow a new device of its set", "device", d.Key, "request_id", c.RequestID, "err", err)
+			r.opts.Log.Warn("a stream could not follow a new device of its set and was ended", "device", d.Key, "request_id", c.RequestID, "err", err)
+			c.end(nil)
 		}
 	}
+}
+
+// belongs reports whether c follows a set that d is in, and puts what it wants
+// of that into want, if that is not nil.
+func (r *Registry) belongs(c *Connection, d fleet.DeviceRef, want *Want) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, g := range c.groups {
+		if g.set.has(d) {
+			if want != nil {
+				*want = g.want
+			}
+			return true
+		}
+	}
+	return false
 }

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -57,7 +58,7 @@ func TestSets(t *testing.T) {
 	w.registry.DeviceCreated(ctx, late)
 	follows(bob, 2, 4, 6, 7)
 	follows(ann, 1, 2)
-	if got := bob.reader.wants[len(bob.reader.wants)-1]; got != (Want{Tag: "wifi"}) {
+	if got := bob.reader.wants[len(bob.reader.wants)-1]; got != (Want{Tag: "wifi", Made: true}) {
 		t.Errorf("of the new device is wanted %+v", got)
 	}
 	other := device(8)
@@ -84,4 +85,66 @@ func TestSets(t *testing.T) {
 	w.devices.set(latest)
 	w.registry.DeviceCreated(ctx, latest)
 	follows(ann)
+}
+
+// A device that is made while a set is being subscribed is part of it, at
+// whatever moment that is.
+func TestMadeWhileASetIsSubscribed(t *testing.T) {
+	ctx := context.Background()
+	for moment := range 2 {
+		w := newWorld(t, 3, nil)
+		ann := w.open("ann", "r1")
+		late := device(9)
+		made := make(chan struct{})
+		once := sync.OnceFunc(func() {
+			w.devices.set(late)
+			go func() {
+				defer close(made)
+				w.registry.DeviceCreated(ctx, late)
+			}()
+			if moment == 0 {
+				<-made // nothing of the set is known yet
+			}
+		})
+		if moment == 0 {
+			w.devices.listed = once
+		} else {
+			w.feed.during = once
+		}
+		if _, err := w.registry.SubscribeSet(ctx, "ann", "r1", Set{All: true}, Want{}); err != nil {
+			t.Fatal(err)
+		}
+		<-made
+		if got := ann.reader.keys(); len(got) != 4 {
+			t.Errorf("moment %d: follows %q", moment, got)
+		}
+		w.check()
+	}
+}
+
+// A set that was refused leaves nothing behind, and a connection that cannot
+// follow a device of its set is ended rather than left without it.
+func TestSetFails(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, 2, nil)
+	ann := w.open("ann", "r1")
+	broken := fleet.E(fleet.Unavailable, nil, "The log journal is not available")
+	w.feed.fail = broken
+	_, err := w.registry.SubscribeSet(ctx, "ann", "r1", Set{All: true}, Want{})
+	w.want(err, fleet.Unavailable, broken.Msg)
+	w.feed.fail = nil
+	w.devices.set(device(3))
+	w.registry.DeviceCreated(ctx, device(3))
+	if got := ann.reader.keys(); len(got) != 0 {
+		t.Errorf("follows %q after a refusal", got)
+	}
+	if _, err := w.registry.SubscribeSet(ctx, "ann", "r1", Set{All: true}, Want{}); err != nil {
+		t.Fatal(err)
+	}
+	w.feed.fail = broken
+	w.devices.set(device(4))
+	w.registry.DeviceCreated(ctx, device(4))
+	if len(ann.ended()) != 1 {
+		t.Error("the stream goes on without a device of its set")
+	}
 }

@@ -6,6 +6,7 @@ package stream
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"log/slog"
 	"maps"
 	"runtime/debug"
@@ -31,10 +32,11 @@ type Feed interface {
 
 // Reader feeds one connection.
 type Reader interface {
-	// Follow adds a device; adding it twice is adding it once. When it returns
-	// nil, every wanted line stored from then on will come. It returns
-	// fleet.Invalid for a Want that makes no sense.
-	Follow(ctx context.Context, device fleet.DeviceRef, want Want) error
+	// Follow adds devices, all at once or, with an error, none. When it returns
+	// nil, every wanted line stored from then on will come. Of a device that was
+	// added before it changes which lines are wanted. It returns fleet.Invalid
+	// for a Want that makes no sense.
+	Follow(ctx context.Context, devices []fleet.DeviceRef, want Want) error
 	// Unfollow takes it away again and reports whether it was there.
 	Unfollow(deviceKey string) bool
 	// Advance lets a quiet stream know how far it has come.
@@ -52,6 +54,7 @@ type Want struct {
 	Pattern string // what the message must hold, as in a query of the history
 	Regex   string
 	Bounded bool // at the connection's bounded rate
+	Made    bool // the device was made just now and has said nothing yet
 }
 
 // Devices finds devices.
@@ -320,13 +323,15 @@ func (r *Registry) link(c *Connection, d fleet.DeviceRef, want Want) {
 	if c.follows == nil {
 		c.follows = map[int64]followed{}
 	}
+	if _, again := c.follows[d.ID]; !again {
+		r.metrics.subscriptions.Inc()
+	}
 	c.follows[d.ID] = followed{d, want}
 	delete(c.awaited, d.Key)
 	if r.followers[d.ID] == nil {
 		r.followers[d.ID] = map[*Connection]struct{}{}
 	}
 	r.followers[d.ID][c] = struct{}{}
-	r.metrics.subscriptions.Inc()
 }
 
 func (r *Registry) unlink(c *Connection, device int64) {
@@ -372,50 +377,63 @@ func (r *Registry) Subscribe(ctx context.Context, subject, requestID string, dev
 	}
 	c.busy.Lock()
 	defer c.busy.Unlock()
-	if err := r.follow(ctx, c, d, want, r.opts.MaxSubscriptions); err != nil {
+	if err := r.follow(ctx, c, []fleet.DeviceRef{d}, want, r.opts.MaxSubscriptions); err != nil {
 		return "", err
+	}
+	if _, ok := r.opts.Devices.ByID(device); !ok {
+		return "", fleet.ErrNotFound("Device", device)
 	}
 	return d.EntityID, nil
 }
 
-// follow makes c follow d, if it then follows at most that many devices; 0 is
-// no limit. c.busy is held.
-func (r *Registry) follow(ctx context.Context, c *Connection, d fleet.DeviceRef, want Want, most int) error {
+// follow makes c follow devices, if it then follows at most that many; 0 is no
+// limit. Of those that are followed already only the filter changes, and those
+// that are deleted meanwhile are left out. c.busy is held.
+func (r *Registry) follow(ctx context.Context, c *Connection, devices []fleet.DeviceRef, want Want, most int) error {
 	r.mu.Lock()
-	had, follows := c.follows[d.ID]
-	full := most > 0 && len(c.follows) >= most
-	r.mu.Unlock()
-	// What it wants from when is settled with the first call.
-	same := want
-	same.After = had.want.After
-	switch {
-	case follows && same == had.want:
-		return nil
-	case follows:
-		r.mu.Lock()
-		if !c.closed {
-			r.unlink(c, d.ID)
+	var change []fleet.DeviceRef
+	added := map[int64]struct{}{}
+	for _, d := range devices {
+		had, follows := c.follows[d.ID]
+		// What it wants from when is settled with the first call.
+		same := want
+		same.After, same.Made = had.want.After, had.want.Made
+		if _, twice := added[d.ID]; twice || follows && same == had.want {
+			continue
 		}
-		r.mu.Unlock()
-		c.reader.Unfollow(d.Key)
-	case full:
+		change = append(change, d)
+		if !follows {
+			added[d.ID] = struct{}{}
+		}
+	}
+	full := most > 0 && len(added) > 0 && len(c.follows)+len(added) > most
+	r.mu.Unlock()
+	if full {
 		return fleet.E(fleet.TooMany, nil, "A connection can follow at most %d devices", most)
 	}
-	if err := c.reader.Follow(ctx, d, want); err != nil {
+	if len(change) == 0 {
+		return nil
+	}
+	if err := c.reader.Follow(ctx, change, want); err != nil {
 		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	// Both may have gone while the journal was asked.
-	now, exists := r.opts.Devices.ByID(d.ID)
-	switch {
-	case c.closed:
+	// All may have gone while the journal was asked.
+	if c.closed {
 		return fleet.E(fleet.Forbidden, nil, "No identity binding for this SSE connection")
-	case !exists:
-		c.reader.Unfollow(d.Key)
-		return fleet.ErrNotFound("Device", d.ID)
 	}
-	r.link(c, now, want)
+	for _, d := range change {
+		switch now, exists := r.opts.Devices.ByID(d.ID); {
+		case exists:
+			r.link(c, now, want)
+		default:
+			if _, follows := c.follows[d.ID]; follows {
+				r.unlink(c, d.ID)
+			}
+			c.reader.Unfollow(d.Key)
+		}
+	}
 	return nil
 }
 
@@ -451,13 +469,19 @@ func (r *Registry) Unsubscribe(subject, requestID string, device int64) error {
 	return nil
 }
 
-// DeviceDeleted ends every subscription to the device.
+// DeviceDeleted ends every subscription to the device, and tells the streams,
+// behind the device's last line that they get.
 func (r *Registry) DeviceDeleted(d fleet.DeviceRef) {
+	payload, _ := json.Marshal(map[string]any{"device_entity_id": d.EntityID, "device_id": d.ID}) // always marshals
+	told := sse.Event("device-deleted", "", payload)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for c := range r.followers[d.ID] {
 		r.unlink(c, d.ID)
 		c.reader.Unfollow(d.Key)
+		if !c.Send(told) {
+			c.end(nil) // who comes back finds out
+		}
 	}
 }
 
