@@ -237,7 +237,7 @@ func measure(ctx context.Context, dir string, lines int, progress io.Writer) (r 
 		return r, err
 	}
 	fmt.Fprintf(progress, "%d lines: %d chunks, %d bytes; reading\n", lines, u.Chunks, u.Bytes)
-	store := logs.NewStore(journal, chunks, sealer)
+	store := logs.NewStore(journal, chunks, sealer, prometheus.NewRegistry(), quiet)
 	defer func() { cancel(); <-ended }()
 
 	one := []string{key(fleet / 2)}

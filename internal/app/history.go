@@ -38,7 +38,7 @@ func (a *app) openHistory(ctx context.Context, journal *nats.Journal, devices *r
 	}
 	a.onClose(chunks.Close)
 	sealer := logs.NewSealer(journal, chunks, logs.SealerOptions{MaxAge: time.Duration(cfg.HistorySealAge)}, a.metrics, a.log)
-	store := logs.NewStore(journal, chunks, sealer)
+	store := logs.NewStore(journal, chunks, sealer, a.metrics, a.log)
 	models := map[string]logs.Limit{}
 	for model, l := range cfg.HistoryRetention {
 		models[model] = logs.Limit{MaxAge: time.Duration(l.MaxAge), MaxBytes: int64(l.MaxBytes)}

@@ -63,7 +63,7 @@ func newRig(t *testing.T) *rig {
 	t.Cleanup(func() { _ = chunks.Close() })
 	warn := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	sealer := logs.NewSealer(r.journal, chunks, logs.SealerOptions{MaxLines: 64, MaxAge: 50 * time.Millisecond}, prometheus.NewRegistry(), warn)
-	r.store = logs.NewStore(r.journal, chunks, sealer)
+	r.store = logs.NewStore(r.journal, chunks, sealer, prometheus.NewRegistry(), warn)
 	r.hub = logs.NewHub(r.journal, r.store, 0, logs.NewLedger(0), logs.NewMetrics(prometheus.NewRegistry()), warn)
 
 	ctx, cancel := context.WithCancel(context.Background())

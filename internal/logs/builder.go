@@ -2,6 +2,7 @@ package logs
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"slices"
 	"strings"
@@ -87,13 +88,12 @@ func chunksOf(ctx context.Context, store Chunks, builders []*builder, maxLines, 
 			if !ok || old.Lines+b.lines() > maxLines || old.Bytes+len(b.messages) > maxBytes {
 				continue
 			}
-			data, err := v.Data(ctx, old.ID)
+			before, err := readChunk(ctx, v, &old)
+			if errors.Is(err, errBlock) {
+				continue // it stays, by itself; who reads it is told
+			}
 			if err != nil {
 				return err
-			}
-			before, err := decodeBlock(b.epoch, b.device, data)
-			if err != nil {
-				continue // it stays, by itself
 			}
 			joined := newBuilder(b.epoch, b.device)
 			joined.addBlock(before)

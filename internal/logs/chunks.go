@@ -46,6 +46,7 @@ type Lost struct {
 const (
 	LostRetention = "retention"     // deleted, as the operator wishes
 	LostJournal   = "journal-limit" // the journal was full before they were sealed
+	LostDamaged   = "damaged"       // stored, and not readable any more
 	LostReset     = "journal-reset" // the journal is not the one the reader knew
 	LostRate      = "rate"          // more than the reader wanted at once
 	LostPosition  = "position"      // it is not known how far the reader had come: it may have had them
@@ -101,7 +102,7 @@ type ChunkView interface {
 	// Newest returns the device's newest chunk of the epoch; ok is false if
 	// there is none.
 	Newest(ctx context.Context, epoch, device string) (c ChunkInfo, ok bool, err error)
-	// Data returns the lines of a chunk.
+	// Data returns the lines of a chunk; nothing if only they are missing.
 	Data(ctx context.Context, id int64) ([]byte, error)
 	// Lost returns what is lost of the devices, or of any if nil, in order.
 	Lost(ctx context.Context, devices []string) ([]Lost, error)

@@ -6,9 +6,13 @@ import (
 	"container/heap"
 	"context"
 	"errors"
+	"log/slog"
 	"math"
 	"slices"
+	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"signalbox/internal/fleet"
 )
@@ -61,11 +65,41 @@ type Store struct {
 	journal Journal
 	chunks  Chunks
 	sealer  *Sealer
+	log     *slog.Logger
+	damaged prometheus.Counter
+
+	mu    sync.Mutex
+	known map[int64]struct{} // the damaged chunks that were counted, by ID
 }
 
 // NewStore returns a Store.
-func NewStore(j Journal, c Chunks, s *Sealer) *Store {
-	return &Store{journal: j, chunks: c, sealer: s}
+func NewStore(j Journal, c Chunks, s *Sealer, reg prometheus.Registerer, log *slog.Logger) *Store {
+	store := &Store{
+		journal: j, chunks: c, sealer: s, log: log, known: map[int64]struct{}{},
+		damaged: prometheus.NewCounter(prometheus.CounterOpts{Name: "iot_history_chunks_damaged_total", Help: "Chunks of the history that were found not to be readable. Their lines are told as a gap."}),
+	}
+	reg.MustRegister(store.damaged)
+	return store
+}
+
+// maxKnownDamaged bounds what is remembered of damaged chunks. Beyond it, some
+// are counted and logged again.
+const maxKnownDamaged = 1 << 14
+
+// noteDamaged counts and logs a chunk that cannot be read, once.
+func (s *Store) noteDamaged(c *ChunkInfo, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.known[c.ID]; ok {
+		return
+	}
+	if len(s.known) >= maxKnownDamaged {
+		clear(s.known)
+	}
+	s.known[c.ID] = struct{}{}
+	s.damaged.Inc()
+	s.log.Error("a chunk of the history is damaged; its lines are told as a gap", "chunk", c.ID, "device", c.Device,
+		"epoch", c.Epoch, "from_seq", c.First, "to_seq", c.Last, "lines", c.Lines, "err", err)
 }
 
 // searchTime is how long one Read searches before it answers with what it has.
@@ -194,6 +228,8 @@ type search struct {
 	heap    itemHeap
 	loaded  int // bytes of the blocks in the heap
 	reached *place
+	damaged []Lost // the chunks that it met and could not read
+	note    func(*ChunkInfo, error)
 
 	more  bool      // the store may have more chunks
 	page  int       // how many to ask it for next
@@ -205,7 +241,7 @@ func (s *Store) search(ctx context.Context, v ChunkView, q Query, m *matcher, re
 	h := search{
 		view: v, q: q, m: m, more: true, page: 16, until: until,
 		after: place{math.MinInt64, 0, 0}, before: place{math.MaxInt64, 0, 0}, start: math.MinInt64, end: math.MaxInt64,
-		heap: itemHeap{backward: q.Backward},
+		heap: itemHeap{backward: q.Backward}, note: s.noteDamaged,
 	}
 	if h.epochs, err = v.Epochs(ctx); err != nil {
 		return r, err
@@ -315,7 +351,11 @@ func (h *search) next(ctx context.Context) (l Line, at place, ok bool, err error
 				h.reached = &it.key
 				return l, at, false, nil
 			}
-			if err := h.load(ctx, it); err != nil {
+			switch err := h.load(ctx, it); {
+			case errors.Is(err, errBlock):
+				h.lose(it, err)
+				continue
+			case err != nil:
 				return l, at, false, err
 			}
 			// Its key moves to its first selected line.
@@ -409,15 +449,40 @@ func (h *search) fetch(ctx context.Context) error {
 	return nil
 }
 
+// readChunk reads the lines of a chunk. Its error is errBlock if they are not
+// those that were stored.
+func readChunk(ctx context.Context, v ChunkView, c *ChunkInfo) (*block, error) {
+	data, err := v.Data(ctx, c.ID)
+	if err != nil {
+		return nil, err
+	}
+	b, err := decodeBlock(c.Epoch, c.Device, data)
+	if err != nil {
+		return nil, err
+	}
+	if b.first() != c.First || b.last() != c.Last || b.lines() != c.Lines {
+		return nil, errBlock // those of another chunk
+	}
+	return b, nil
+}
+
+// lose takes the first item, a chunk that cannot be read, from the heap. The
+// lines around it are found all the same.
+func (h *search) lose(it *item, err error) {
+	c := &it.info
+	h.note(c, err)
+	h.damaged = append(h.damaged, Lost{
+		Device: c.Device, Epoch: c.Epoch, EpochNumber: c.EpochNumber, From: c.First - 1, To: c.Last,
+		Least: c.Least, Most: c.Most, Lines: c.Lines, Reason: LostDamaged,
+	})
+	h.drop(it)
+}
+
 // load reads the lines of a chunk.
 func (h *search) load(ctx context.Context, it *item) error {
-	data, err := h.view.Data(ctx, it.info.ID)
+	b, err := readChunk(ctx, h.view, &it.info)
 	if err != nil {
 		return err
-	}
-	b, err := decodeBlock(it.info.Epoch, it.info.Device, data)
-	if err != nil {
-		return fleet.E(fleet.Internal, err, "chunk %d is damaged", it.info.ID)
 	}
 	if !it.tried {
 		it.tried = true
@@ -489,8 +554,17 @@ func (b *block) markOf(i, near int) int {
 // lost returns what is gone of the part that was searched.
 func (h *search) lost(ctx context.Context, r Result) ([]Lost, error) {
 	all, err := h.view.Lost(ctx, h.q.Devices)
-	if err != nil || len(all) == 0 {
+	if err != nil {
 		return nil, err
+	}
+	if len(h.damaged) > 0 {
+		all = append(all, h.damaged...)
+		slices.SortStableFunc(all, func(a, b Lost) int {
+			return cmp.Or(cmp.Compare(a.EpochNumber, b.EpochNumber), cmp.Compare(a.From, b.From), cmp.Compare(a.Device, b.Device))
+		})
+	}
+	if len(all) == 0 {
+		return nil, nil
 	}
 	from, to := h.after, h.before
 	if r.More {

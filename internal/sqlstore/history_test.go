@@ -25,6 +25,7 @@ type history struct {
 	chunks  *sqlstore.History
 	sealer  *logs.Sealer
 	store   *logs.Store
+	metrics *prometheus.Registry
 }
 
 func openHistory(t *testing.T, dsn string, o logs.SealerOptions) *history {
@@ -43,7 +44,7 @@ func openUnsealed(t *testing.T, dsn string, journalBytes int64, o logs.SealerOpt
 		t.Fatal(err)
 	}
 	t.Cleanup(server.Close)
-	h := &history{}
+	h := &history{metrics: prometheus.NewRegistry()}
 	if h.journal, err = nats.OpenJournal(t.Context(), server, nats.JournalOptions{MaxBytes: journalBytes, Log: quiet}); err != nil {
 		t.Fatal(err)
 	}
@@ -56,8 +57,9 @@ func openUnsealed(t *testing.T, dsn string, journalBytes int64, o logs.SealerOpt
 			t.Error(err)
 		}
 	})
-	h.sealer = logs.NewSealer(h.journal, h.chunks, o, prometheus.NewRegistry(), slog.New(slog.NewTextHandler(t.Output(), nil)))
-	h.store = logs.NewStore(h.journal, h.chunks, h.sealer)
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	h.sealer = logs.NewSealer(h.journal, h.chunks, o, h.metrics, log)
+	h.store = logs.NewStore(h.journal, h.chunks, h.sealer, h.metrics, log)
 	return h
 }
 

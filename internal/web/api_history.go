@@ -438,6 +438,7 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request, q logs.Query, fo
 	w.Header().Set("Content-Disposition", `attachment; filename="`+name+`"`)
 	w.Header().Set("Cache-Control", "no-store")
 	var b bytes.Buffer
+	var told []logs.Lost // by the page before: a gap can be in several
 	for more := s.history != nil; more && left > 0; {
 		q.Limit = min(left, exportPage)
 		found, err := s.history.Read(ctx, q)
@@ -445,7 +446,8 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request, q logs.Query, fo
 			return err
 		}
 		b.Reset()
-		gaps := slices.Clone(found.Lost)
+		gaps := slices.DeleteFunc(slices.Clone(found.Lost), func(l logs.Lost) bool { return slices.Contains(told, l) })
+		told = found.Lost
 		for i := range found.Lines {
 			l := &found.Lines[i]
 			for len(gaps) > 0 && gaps[0].Epoch == l.Cursor.Epoch && gaps[0].From < l.Cursor.Seq {
