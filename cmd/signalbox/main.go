@@ -34,14 +34,15 @@ const (
 type commandLine struct {
 	ShowVersion kong.VersionFlag `name:"version" help:"Print the version and stop."`
 
-	Serve      serveCommand      `cmd:"" help:"Run the server."`
-	Tail       tailCommand       `cmd:"" help:"Follow what devices say, live."`
-	Logs       logsCommand       `cmd:"" help:"Print what devices said before, and follow them."`
-	Sim        simCommand        `cmd:"" help:"Simulate a fleet of devices."`
-	Import     importCommand     `cmd:"" help:"Copy old log lines from Elasticsearch into the history."`
-	Version    versionCommand    `cmd:"" help:"Print the version, the commit and the Go version."`
-	Completion completionCommand `cmd:"" help:"Print a script with which a shell completes commands and flags."`
-	Complete   completeCommand   `cmd:"" name:"__complete" hidden:"" passthrough:"" help:"Answer the completion script."`
+	Serve       serveCommand       `cmd:"" help:"Run the server."`
+	Tail        tailCommand        `cmd:"" help:"Follow what devices say, live."`
+	Logs        logsCommand        `cmd:"" help:"Print what devices said before, and follow them."`
+	DeadLetters deadLettersCommand `cmd:"" help:"Show the lines that Elasticsearch refused, and offer them again."`
+	Sim         simCommand         `cmd:"" help:"Simulate a fleet of devices."`
+	Import      importCommand      `cmd:"" help:"Copy old log lines from Elasticsearch into the history."`
+	Version     versionCommand     `cmd:"" help:"Print the version, the commit and the Go version."`
+	Completion  completionCommand  `cmd:"" help:"Print a script with which a shell completes commands and flags."`
+	Complete    completeCommand    `cmd:"" name:"__complete" hidden:"" passthrough:"" help:"Answer the completion script."`
 }
 
 const description = `Shows what a fleet of MQTT devices is saying the moment it says it, and keeps what it said.

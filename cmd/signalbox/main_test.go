@@ -179,7 +179,7 @@ func TestCompletion(t *testing.T) {
 			t.Errorf("%q:\n%s", line, diff)
 		}
 	}
-	f("", "serve", "tail", "logs", "sim", "import", "version", "completion")
+	f("", "serve", "tail", "logs", "dead-letters", "sim", "import", "version", "completion")
 	f("ver", "version")
 	f("import --pass", "--password-file")
 	f("import --da", "--data-dir", "--database-url")

@@ -116,7 +116,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	ledger := logs.NewLedger(newest)
 	var copied copied
 	if cfg.ElasticsearchURL != "" {
-		if copied.client, copied.sink, err = a.openElasticsearch(ctx, journal); err != nil {
+		if copied.client, copied.sink, copied.dead, err = a.openElasticsearch(ctx, journal); err != nil {
 			return nil, err
 		}
 	}
@@ -201,7 +201,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 
 	a.web = web.New(web.Options{
 		Log: log, Registry: devices, Metrics: a.metrics, CORSOrigins: cfg.CORSOrigins,
-		History: history, Streams: streams, Connections: connections, Nudger: nudger, Health: health, DrainKey: cfg.DrainAuthKey.Reveal(),
+		History: history, Undelivered: copied.dead, Streams: streams, Connections: connections, Nudger: nudger, Health: health, DrainKey: cfg.DrainAuthKey.Reveal(),
 	})
 	public, err := a.listen("HTTP", cfg.Addr(), cfg.TLSCert, cfg.TLSKey, a.web.Handler())
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 type copied struct {
 	client *elastic.Client
 	sink   *logs.SinkRunner
+	dead   *logs.Undelivered
 }
 
 // openHistory returns where readers find what was before now, the history to be

@@ -54,11 +54,38 @@ type Positions interface {
 	SetPosition(ctx context.Context, name, epoch string, seq uint64) error
 }
 
-// DeadLetters keeps the lines that a sink will never take.
+// DeadLetters keeps the lines that a sink will never take, by the order in which
+// they were refused. Safe for concurrent use.
 type DeadLetters interface {
 	// Refuse stores the line; when it returns nil, that is durable. A line that
 	// is refused again shortly after is stored once.
 	Refuse(ctx context.Context, sink string, line SinkLine, reason string) error
+	// List returns the letters that q selects, in its order, and whether there
+	// are more behind them. It returns fewer than q.Limit where those would be
+	// very long.
+	List(ctx context.Context, q DeadQuery) (letters []DeadLetter, more bool, err error)
+	// Remove removes one letter, if it is there.
+	Remove(ctx context.Context, number uint64) error
+	// Purge removes all letters of the sink with a number up to the given one,
+	// and returns how many there were.
+	Purge(ctx context.Context, sink string, upTo uint64) (int, error)
+}
+
+// DeadLetter is a line that a sink refused for good.
+type DeadLetter struct {
+	Number  uint64 // its place among all
+	Sink    string
+	Refused time.Time
+	Reason  string // the sink's own words
+	Line    SinkLine
+}
+
+// DeadQuery selects dead letters.
+type DeadQuery struct {
+	Sink   string // "": of any
+	After  uint64 // only those with a greater number, or a smaller one if Newest; 0: all
+	Newest bool   // the newest first
+	Limit  int    // at least 1
 }
 
 // sinkLines appends the lines of the record. A record that is no Body is one

@@ -94,6 +94,16 @@ func (b *bench) Refuse(_ context.Context, _ string, l logs.SinkLine, reason stri
 	return b.deadErr
 }
 
+func (b *bench) List(context.Context, logs.DeadQuery) ([]logs.DeadLetter, bool, error) {
+	return nil, false, errors.New("not used here")
+}
+
+func (b *bench) Remove(context.Context, uint64) error { return errors.New("not used here") }
+
+func (b *bench) Purge(context.Context, string, uint64) (int, error) {
+	return 0, errors.New("not used here")
+}
+
 // start starts a runner, as a new process would.
 func (b *bench) start() {
 	b.t.Helper()

@@ -2,8 +2,9 @@ package nats_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
+	"math"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -64,25 +65,93 @@ func TestDeadLetters(t *testing.T) {
 	}
 	at := time.Date(2026, 7, 4, 8, 0, 0, 0, time.UTC)
 	lines := []logs.SinkLine{
-		{ID: "abc-1.0", Device: "dev00001", Received: at, Doc: []byte(`{"message":"no"}`)},
-		{ID: "abc-2.0", Received: at, Doc: []byte("rub\xffbish")},
-		{ID: "abc-1.0", Device: "dev00001", Received: at, Doc: []byte(`{"message":"no"}`)}, // again
+		{ID: "abc-1.0", Device: "dev00001", Received: at, Doc: []byte(`{"message":"<no>"}`), Meta: []byte(`{"level":"warn"}`)},
+		{ID: "abc-2.3", Received: at, Doc: []byte("rub\xffbish")},
+		{ID: "abc-1.0", Device: "dev00001", Received: at, Doc: []byte(`{"message":"<no>"}`), Meta: []byte(`{"level":"warn"}`)}, // again
 	}
 	for _, l := range lines {
 		if err := d.Refuse(t.Context(), "elasticsearch", l, "mapping"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	var got []nats.DeadLetter
-	if err := d.Read(t.Context(), "elasticsearch", func(l nats.DeadLetter) error { got = append(got, l); return nil }); err != nil {
-		t.Fatal(err)
+	at = at.UTC()
+	list := func(q logs.DeadQuery) (got []logs.DeadLetter, more bool) {
+		t.Helper()
+		got, more, err := d.List(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range got {
+			if since := time.Since(got[i].Refused); since < 0 || since > time.Minute {
+				t.Errorf("refused at %v", got[i].Refused)
+			}
+			got[i].Refused = time.Time{}
+		}
+		return got, more
 	}
-	want := []nats.DeadLetter{
-		{Line: "abc-1.0", Device: "dev00001", Received: "2026-07-04T08:00:00.000000Z", Reason: "mapping", Document: json.RawMessage(`{"message":"no"}`)},
-		{Line: "abc-2.0", Received: "2026-07-04T08:00:00.000000Z", Reason: "mapping", Document: json.RawMessage(`"rub\ufffdbish"`)},
+	want := []logs.DeadLetter{
+		{Number: 1, Sink: "elasticsearch", Reason: "mapping", Line: logs.SinkLine{ID: "abc-1.0", Seq: 1, Device: "dev00001", Received: at, Doc: []byte(`{"message":"<no>"}`), Meta: []byte(`{"level":"warn"}`)}},
+		{Number: 2, Sink: "elasticsearch", Reason: "mapping", Line: logs.SinkLine{ID: "abc-2.3", Seq: 2, N: 3, Received: at, Doc: []byte(`"rub\ufffdbish"`)}},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Error(diff)
+	got, more := list(logs.DeadQuery{Sink: "elasticsearch", Limit: 10})
+	if diff := cmp.Diff(want, got); diff != "" || more {
+		t.Errorf("more %v\n%s", more, diff)
+	}
+
+	// Pages in both directions, with holes.
+	for i := range 200 {
+		line := logs.SinkLine{ID: fmt.Sprintf("abc-%d.0", 10+i), Received: at, Doc: []byte(`{}`)}
+		if err := d.Refuse(t.Context(), []string{"elasticsearch", "other"}[i%2], line, "mapping"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var all []uint64
+	for n := uint64(1); n <= 202; n++ {
+		if n > 30 && n < 190 {
+			if err := d.Remove(t.Context(), n); err != nil {
+				t.Fatal(err)
+			}
+		} else if n <= 2 || n%2 == 1 {
+			all = append(all, n)
+		}
+	}
+	if err := d.Remove(t.Context(), 100); err != nil {
+		t.Errorf("removing what is gone: %v", err)
+	}
+	for _, newest := range []bool{false, true} {
+		want := slices.Clone(all)
+		if newest {
+			slices.Reverse(want)
+		}
+		for _, limit := range []int{1, 4, len(all), 1000} {
+			var numbers []uint64
+			for q, more := (logs.DeadQuery{Sink: "elasticsearch", Newest: newest, Limit: limit}), true; more; {
+				var page []logs.DeadLetter
+				page, more = list(q)
+				if len(page) == 0 || len(page) > limit {
+					t.Fatalf("a page of %d, more %v", len(page), more)
+				}
+				for _, l := range page {
+					numbers = append(numbers, l.Number)
+				}
+				q.After = numbers[len(numbers)-1]
+			}
+			if diff := cmp.Diff(want, numbers); diff != "" {
+				t.Errorf("newest %v by %d: %s", newest, limit, diff)
+			}
+		}
+	}
+	if got, _ := list(logs.DeadQuery{Limit: 1000}); len(got) <= len(all) {
+		t.Errorf("%d letters of all sinks", len(got))
+	}
+	if n, err := d.Purge(t.Context(), "elasticsearch", all[4]); n != 5 || err != nil {
+		t.Errorf("%d were removed, %v", n, err)
+	}
+	if n, err := d.Purge(t.Context(), "elasticsearch", math.MaxUint64); n != len(all)-5 || err != nil {
+		t.Errorf("%d were removed, %v", n, err)
+	}
+	if got, _ := list(logs.DeadQuery{Limit: 1000}); len(got) == 0 || got[0].Sink != "other" {
+		t.Errorf("of the other sink: %+v", got)
 	}
 }
 

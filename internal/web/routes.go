@@ -49,6 +49,10 @@ func (s *Server) routes() []route {
 		{"GET", "/api/devices/{id}/logs", anybody, "get_device_logs", s.deviceHistory},
 		{"GET", "/api/logs", anybody, "get_logs", s.fleetHistory},
 
+		{"GET", "/api/dead-letters", editor, "list_dead_letters", s.listDeadLetters},
+		{"DELETE", "/api/dead-letters", editor, "purge_dead_letters", s.purgeDeadLetters},
+		{"POST", "/api/dead-letters/retry", editor, "retry_dead_letters", s.retryDeadLetters},
+
 		{"GET", "/api/sse/stream", anybody, "", s.openStream},
 		{"POST", "/api/device-logs/subscribe", editor, "", s.subscribe},
 		{"POST", "/api/device-logs/unsubscribe", editor, "", s.unsubscribe},

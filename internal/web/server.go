@@ -39,6 +39,9 @@ type Options struct {
 	// answer is empty.
 	History logs.History
 
+	// Undelivered is what sinks refused for good. Nil: there are no sinks.
+	Undelivered *logs.Undelivered
+
 	Streams     *Streams
 	Connections *stream.Registry
 	Nudger      *stream.Nudger
@@ -56,6 +59,7 @@ type Server struct {
 	maxBody      int64
 
 	history     logs.History
+	undelivered *logs.Undelivered
 	streams     *Streams
 	connections *stream.Registry
 	nudger      *stream.Nudger
@@ -77,6 +81,7 @@ func New(o Options) *Server {
 		origins:      o.CORSOrigins,
 		maxBody:      o.MaxBody,
 		history:      o.History,
+		undelivered:  o.Undelivered,
 		streams:      o.Streams,
 		connections:  o.Connections,
 		nudger:       o.Nudger,
