@@ -135,3 +135,49 @@ func TestDeadLetters(t *testing.T) {
 		t.Errorf("left are %+v", all.DeadLetters)
 	}
 }
+
+// What Elasticsearch refused is told as a gap by a history that is there, also
+// after a restart, until it has been taken after all.
+func TestRejectedGap(t *testing.T) {
+	var mended atomic.Bool
+	es := &elastictest.Server{Judge: func(i elastictest.Item) (int, string) {
+		if bytes.Contains(i.Doc, []byte("poison")) && !mended.Load() {
+			return http.StatusBadRequest, "document_parsing_exception"
+		}
+		return http.StatusCreated, ""
+	}}
+	es.Start(t)
+	s := start(t, "ELASTICSEARCH_URL="+es.URL(), "LOGS_HISTORY=elasticsearch")
+	d, other := s.device("kitchen"), s.device("hall")
+	s.board(d).send([]byte(`{"entity_id":"kitchen","message":"poison","n":1}` + "\n" + `{"entity_id":"kitchen","message":"fine","n":2}` + "\n" + `{"entity_id":"kitchen","message":"poison","n":3}`))
+	s.board(other).send([]byte(`{"entity_id":"hall","message":"fine","n":1}`))
+	type answer struct {
+		Logs []struct{ Message string }
+		Gaps []gap
+	}
+	query := func(d device) (a answer) {
+		s.want(200, "GET", fmt.Sprintf("/api/devices/%d/logs", d.ID), nil).into(t, &a)
+		return a
+	}
+	for range 2 {
+		eventually(t, "the gap is told", func() bool { return len(query(d).Gaps) == 1 })
+		a := query(d)
+		if g := a.Gaps[0]; len(a.Logs) != 1 || g.Reason != "rejected" || g.Count == nil || *g.Count != 2 || g.DeviceID != d.ID {
+			t.Errorf("%+v", a)
+		}
+		if a := query(other); len(a.Logs) != 1 || len(a.Gaps) != 0 {
+			t.Errorf("the other device: %+v", a)
+		}
+		eventually(t, "that is stored", func() bool { return s.metric("iot_logsink_queue_depth") == 0 })
+		s.terminate()
+		if code := s.awaitExit(patience); code != 0 {
+			t.Fatalf("exit code %d", code)
+		}
+		s.launch()
+	}
+	mended.Store(true)
+	if out, _, code := s.deadLetters("retry"); code != 0 || out != "2 taken, 0 refused again\n" {
+		t.Errorf("%d %s", code, out)
+	}
+	eventually(t, "there is no gap", func() bool { a := query(d); return len(a.Logs) == 3 && len(a.Gaps) == 0 })
+}

@@ -28,7 +28,7 @@ func (a *app) openHistory(ctx context.Context, journal *nats.Journal, devices *r
 		return journal, nil, nil, nil
 	case "elasticsearch":
 		history := elastic.NewHistory(elastic.HistoryOptions{
-			Client: copied.client, Journal: journal, Settled: copied.sink.Settled, Devices: devices.Directory(), Log: a.log,
+			Client: copied.client, Journal: journal, Settled: copied.sink.Settled, Lost: copied.sink.Lost, Devices: devices.Directory(), Log: a.log,
 		})
 		a.held = append(a.held, history.Held)
 		return journal, history, []unit{{"history", history.Run}}, nil

@@ -27,7 +27,8 @@ type Devices interface {
 type HistoryOptions struct {
 	Client  *Client
 	Journal logs.Journal
-	Settled func() uint64 // the sequence up to which the server was given everything
+	Settled func() uint64      // the sequence up to which the server was given everything
+	Lost    func() []logs.Lost // but this
 	Devices Devices
 	Log     *slog.Logger
 }

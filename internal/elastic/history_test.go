@@ -93,7 +93,7 @@ func openPast(t *testing.T, es *elastictest.Server, devices fleetOf) *past {
 			t.Error(err)
 		}
 	})
-	h := elastic.NewHistory(elastic.HistoryOptions{Client: client, Journal: journal, Settled: sink.Settled, Devices: devices, Log: quiet})
+	h := elastic.NewHistory(elastic.HistoryOptions{Client: client, Journal: journal, Settled: sink.Settled, Lost: sink.Lost, Devices: devices, Log: quiet})
 	return &past{h, journal, sink, client}
 }
 

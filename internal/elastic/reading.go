@@ -87,7 +87,45 @@ func (h *History) Read(ctx context.Context, q logs.Query) (logs.Result, error) {
 	} else if result.More {
 		result.Complete = result.Reached
 	}
+	missing, err := r.missing(ctx, result)
+	if err != nil {
+		return logs.Result{}, err
+	}
+	result.Lost = append(missing, result.Lost...)
 	return result, nil
+}
+
+// missing returns what the server was never given of the part that was searched
+// there.
+func (r *reading) missing(ctx context.Context, found logs.Result) (missing []logs.Lost, err error) {
+	from, to := r.after, r.before
+	if found.More {
+		epoch, err := r.h.number(ctx, found.Reached.Epoch)
+		if err != nil {
+			return nil, err
+		}
+		if at := (place{epoch, found.Reached.Seq, 0}); r.q.Backward {
+			from = at
+		} else {
+			to = at
+		}
+	}
+	for _, l := range r.h.Lost() {
+		epoch, err := r.h.number(ctx, l.Epoch)
+		switch {
+		case err != nil && fleet.KindOf(err) == fleet.Invalid: // a journal of which the server has nothing any more
+			continue
+		case err != nil:
+			return nil, err
+		case l.Device != "" && r.q.Devices != nil && !slices.Contains(r.q.Devices, l.Device),
+			epoch == 0 && l.From >= r.visible, // read from the journal, which has it
+			!l.Most.IsZero() && (!r.q.Start.IsZero() && l.Most.Before(r.q.Start) || !r.q.End.IsZero() && l.Least.After(r.q.End)),
+			place{epoch, l.To, math.MaxInt}.compare(from) <= 0 || place{epoch, l.From + 1, 0}.compare(to) >= 0:
+			continue
+		}
+		missing = append(missing, l)
+	}
+	return missing, nil
 }
 
 func (h *History) newReading(ctx context.Context, q logs.Query) (*reading, error) {

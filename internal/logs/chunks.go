@@ -46,6 +46,7 @@ type Lost struct {
 const (
 	LostRetention = "retention"     // deleted, as the operator wishes
 	LostJournal   = "journal-limit" // the journal was full before they were sealed
+	LostRejected  = "rejected"      // the sink that is the history will never take them
 	LostDamaged   = "damaged"       // stored, and not readable any more
 	LostReset     = "journal-reset" // the journal is not the one the reader knew
 	LostRate      = "rate"          // more than the reader wanted at once

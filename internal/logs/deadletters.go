@@ -115,6 +115,7 @@ func (u *Undelivered) offer(ctx context.Context, to *SinkRunner, letters []DeadL
 			if err := u.letters.Remove(ctx, letters[i].Number); err != nil {
 				return err
 			}
+			to.found(&letters[i].Line)
 			r.Taken++
 		}
 		r.Last = letters[i].Number

@@ -49,9 +49,18 @@ func final(k fleet.Kind) bool { return k == fleet.Invalid || k == fleet.TooLarge
 
 // Positions remembers how far each reader of the journal has come.
 type Positions interface {
-	// Position returns the place that was stored last, or "" and 0.
-	Position(ctx context.Context, name string) (epoch string, seq uint64, err error)
-	SetPosition(ctx context.Context, name, epoch string, seq uint64) error
+	// Position returns what was stored last, or the zero Progress.
+	Position(ctx context.Context, name string) (Progress, error)
+	// SetPosition stores it, all or nothing.
+	SetPosition(ctx context.Context, name string, p Progress) error
+}
+
+// Progress is how far a reader of the journal has come, and what it did not get
+// on the way.
+type Progress struct {
+	Epoch string
+	Seq   uint64
+	Lost  []Lost // at most maxLosses, in order; without EpochNumber
 }
 
 // DeadLetters keeps the lines that a sink will never take, by the order in which

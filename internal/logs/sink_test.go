@@ -34,8 +34,7 @@ type bench struct {
 	stored   map[string]logs.SinkLine
 	dead     map[string]string // reasons
 	deadErr  error
-	epoch    string
-	position uint64
+	progress logs.Progress
 }
 
 func newBench(t *testing.T) *bench {
@@ -72,16 +71,16 @@ func (b *bench) Write(ctx context.Context, lines []logs.SinkLine) ([]logs.Refusa
 	return refused, err
 }
 
-func (b *bench) Position(context.Context, string) (string, uint64, error) {
+func (b *bench) Position(context.Context, string) (logs.Progress, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.epoch, b.position, nil
+	return b.progress, nil
 }
 
-func (b *bench) SetPosition(_ context.Context, _, epoch string, seq uint64) error {
+func (b *bench) SetPosition(_ context.Context, _ string, p logs.Progress) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.epoch, b.position = epoch, seq
+	b.progress = p
 	return nil
 }
 
@@ -178,8 +177,8 @@ func TestSinkGetsEveryLine(t *testing.T) {
 		if b.stored["mem-2.0"].Device != "" {
 			t.Error("a line that matched no device has one")
 		}
-		if b.runner.Held() != 3 || b.position != 3 || b.epoch != "mem" {
-			t.Errorf("held %d, stored %s-%d; want 3", b.runner.Held(), b.epoch, b.position)
+		if b.runner.Held() != 3 || b.progress.Seq != 3 || b.progress.Epoch != "mem" {
+			t.Errorf("held %d, stored %s-%d; want 3", b.runner.Held(), b.progress.Epoch, b.progress.Seq)
 		}
 		b.stop()
 		b.start()
@@ -453,7 +452,7 @@ func TestSinkWhereToStart(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newBench(t)
-				b.epoch, b.position = epoch, seq
+				b.progress.Epoch, b.progress.Seq = epoch, seq
 				for range 20 {
 					b.put("dev", "a")
 				}
@@ -466,8 +465,15 @@ func TestSinkWhereToStart(t *testing.T) {
 				if got := b.gauge("iot_logsink_sink_lost_total"); got != lost {
 					t.Errorf("%v records lost; want %v", got, lost)
 				}
-				if b.runner.Held() != 21 || b.epoch != "mem" || b.position != 21 {
-					t.Errorf("held %d, stored %s-%d; want 21", b.runner.Held(), b.epoch, b.position)
+				var gaps []logs.Lost
+				if lost > 0 {
+					gaps = []logs.Lost{{Epoch: "mem", From: seq, To: 10, Reason: logs.LostJournal}}
+				}
+				if diff := cmp.Diff(gaps, b.progress.Lost); diff != "" {
+					t.Errorf("what is stored as lost: %s", diff)
+				}
+				if b.runner.Held() != 21 || b.progress.Epoch != "mem" || b.progress.Seq != 21 {
+					t.Errorf("held %d, stored %s-%d; want 21", b.runner.Held(), b.progress.Epoch, b.progress.Seq)
 				}
 			})
 		})
@@ -485,7 +491,7 @@ func TestSinkWhereToStart(t *testing.T) {
 func TestSinkAheadOfJournal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
-		b.epoch, b.position = "mem", 30
+		b.progress.Epoch, b.progress.Seq = "mem", 30
 		for range 20 {
 			b.put("dev", "a")
 		}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,10 +61,15 @@ type SinkRunner struct {
 	why      error             // what the round could not settle all lines for
 	refused  uint64            // lines refused for good
 	tellAt   uint64            // the next of them that is logged
+	missed   []Lost            // what the sink does not get of what is not settled yet
 
 	settled atomic.Uint64 // every line up to this sequence is settled
 	oldest  atomic.Int64  // Unix nanoseconds of the oldest line in the queue; 0: none
 	held    atomic.Uint64
+
+	mu    sync.Mutex
+	lost  losses // what the sink did not get of what is settled
+	noted bool   // lost is stored
 }
 
 type queued struct {
@@ -80,7 +86,7 @@ func OpenSink(ctx context.Context, o SinkOptions) (*SinkRunner, error) {
 		r.MinDelay, r.MaxDelay = sinkMinDelay, sinkMaxDelay
 	}
 	r.Log = o.Log.With("sink", r.name)
-	epoch, seq, err := o.Positions.Position(ctx, r.name)
+	p, err := o.Positions.Position(ctx, r.name)
 	if err != nil {
 		return nil, err
 	}
@@ -89,22 +95,23 @@ func OpenSink(ctx context.Context, o SinkOptions) (*SinkRunner, error) {
 		return nil, err
 	}
 	switch {
-	case epoch != o.Journal.Epoch():
-		if epoch != "" {
+	case p.Epoch != o.Journal.Epoch():
+		if p.Epoch != "" {
 			r.Log.Warn("the journal was made anew: the sink starts at its beginning")
 		}
 		r.taken = oldest - 1
-	case seq > newest:
+	case p.Seq > newest:
 		// The end of the journal was lost with the kernel or the power. Its
 		// numbers will be given again, to other records.
-		r.Log.Error("the journal is behind the sink: its last records were lost", "sink_seq", seq, "journal_seq", newest)
+		r.Log.Error("the journal is behind the sink: its last records were lost", "sink_seq", p.Seq, "journal_seq", newest)
 		r.taken, r.counting = newest, true
-		if err := o.Positions.SetPosition(ctx, r.name, epoch, newest); err != nil {
+		if err := o.Positions.SetPosition(ctx, r.name, Progress{p.Epoch, newest, p.Lost}); err != nil {
 			return nil, err
 		}
 	default:
-		r.taken, r.counting = seq, true
+		r.taken, r.counting = p.Seq, true
 	}
+	r.lost, r.noted = p.Lost, true
 	r.settled.Store(r.taken)
 	r.held.Store(r.taken)
 	o.Metrics.lines.WithLabelValues(r.name)
@@ -118,6 +125,23 @@ func OpenSink(ctx context.Context, o SinkOptions) (*SinkRunner, error) {
 // Held returns the sequence up to which the sink needs nothing more of the
 // journal, whatever happens to this process.
 func (r *SinkRunner) Held() uint64 { return r.held.Load() }
+
+// Lost returns what the sink did not get: what it refused for good, and what the
+// journal gave up before.
+func (r *SinkRunner) Lost() []Lost {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.lost)
+}
+
+// found is called when a line that was refused has been taken after all.
+func (r *SinkRunner) found(l *SinkLine) {
+	epoch, _, _ := strings.Cut(l.ID, "-")
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lost.found(epoch, l)
+	r.noted = false
+}
 
 // Settled returns the sequence up to which every line is in the sink or among
 // the dead letters.
@@ -161,6 +185,7 @@ func (r *SinkRunner) take(ctx context.Context, page []Record) {
 		if lost := rec.Seq - r.taken - 1; lost > 0 && r.counting {
 			r.Metrics.lost.WithLabelValues(r.name).Add(float64(lost))
 			r.Log.ErrorContext(ctx, "the journal gave up records before the sink had them", "records", lost, "from_seq", r.taken+1)
+			r.missed = append(r.missed, Lost{Epoch: r.Journal.Epoch(), From: r.taken, To: rec.Seq - 1, Reason: LostJournal})
 		}
 		r.taken, r.counting = rec.Seq, true
 		lines, ok := sinkLines(r.lines[:0], r.Journal.Epoch(), rec)
@@ -183,6 +208,17 @@ func (r *SinkRunner) note() {
 		if received := r.queue[0].Received; !received.IsZero() {
 			oldest = received.UnixNano()
 		}
+	}
+	if len(r.missed) > 0 { // before settled says that all is there
+		r.mu.Lock()
+		r.missed = slices.DeleteFunc(r.missed, func(l Lost) bool {
+			if l.To <= at {
+				r.lost.add(l)
+				r.noted = false
+			}
+			return l.To <= at
+		})
+		r.mu.Unlock()
 	}
 	r.settled.Store(at)
 	r.oldest.Store(oldest)
@@ -359,6 +395,13 @@ func (r *SinkRunner) refuse(ctx context.Context, i int, kind fleet.Kind, reason 
 		return err
 	}
 	q.settled = true
+	if q.Device != "" { // what is of no device nobody asks for
+		l := Lost{Device: q.Device, Epoch: r.Journal.Epoch(), From: q.Seq - 1, To: q.Seq, Lines: 1, Reason: LostRejected}
+		if !q.Received.IsZero() {
+			l.Least, l.Most = q.Received, q.Received
+		}
+		r.missed = append(r.missed, l)
+	}
 	r.Metrics.refused.WithLabelValues(r.name, kind.String()).Inc()
 	if r.refused++; r.refused >= r.tellAt { // fewer and fewer
 		r.tellAt = r.refused + max(1, r.refused/10)
@@ -438,13 +481,21 @@ func (r *SinkRunner) keep(ctx context.Context) {
 }
 
 func (r *SinkRunner) store(ctx context.Context) {
-	at := r.settled.Load()
-	if at == r.held.Load() {
+	r.mu.Lock()
+	at := r.settled.Load() // what is lost up to here is in lost
+	p := Progress{r.Journal.Epoch(), at, slices.Clone(r.lost)}
+	same := r.noted && at == r.held.Load()
+	r.noted = true
+	r.mu.Unlock()
+	if same {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, sinkStoreTimeout)
 	defer cancel()
-	if err := r.Positions.SetPosition(ctx, r.name, r.Journal.Epoch(), at); err != nil {
+	if err := r.Positions.SetPosition(ctx, r.name, p); err != nil {
+		r.mu.Lock()
+		r.noted = false
+		r.mu.Unlock()
 		r.Log.Warn("the sink's position was not stored", "err", err)
 		return
 	}

@@ -20,11 +20,20 @@ import (
 
 func TestPositions(t *testing.T) {
 	dir := t.TempDir()
+	at := time.Date(2026, 7, 4, 8, 0, 0, 123456000, time.UTC)
+	lost := []logs.Lost{
+		{Device: "dev00001", Epoch: "old", From: 5, To: 9, Least: at, Most: at.Add(time.Hour), Lines: 7, Reason: logs.LostRejected},
+		{Epoch: "abc", From: 0, To: 1 << 60, Reason: logs.LostJournal},
+	}
 	f := func(p *nats.Positions, name, epoch string, seq uint64) {
 		t.Helper()
-		e, s, err := p.Position(t.Context(), name)
-		if err != nil || e != epoch || s != seq {
-			t.Errorf("position of %s is %q, %d, %v; want %q, %d", name, e, s, err, epoch, seq)
+		got, err := p.Position(t.Context(), name)
+		want := logs.Progress{Epoch: epoch, Seq: seq}
+		if epoch != "" {
+			want.Lost = lost
+		}
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("position of %s: %v\n%s", name, err, diff)
 		}
 	}
 	open := func() (*nats.Positions, func()) {
@@ -39,7 +48,7 @@ func TestPositions(t *testing.T) {
 	p, stop := open()
 	f(p, "elasticsearch", "", 0)
 	for _, seq := range []uint64{1, 7, 1 << 60} {
-		if err := p.SetPosition(t.Context(), "elasticsearch", "abc", seq); err != nil {
+		if err := p.SetPosition(t.Context(), "elasticsearch", logs.Progress{Epoch: "abc", Seq: seq, Lost: lost}); err != nil {
 			t.Fatal(err)
 		}
 		f(p, "elasticsearch", "abc", seq)
@@ -49,7 +58,7 @@ func TestPositions(t *testing.T) {
 	p, stop = open()
 	f(p, "elasticsearch", "abc", 1<<60)
 	stop()
-	if err := p.SetPosition(t.Context(), "elasticsearch", "abc", 5); fleet.KindOf(err) != fleet.Unavailable {
+	if err := p.SetPosition(t.Context(), "elasticsearch", logs.Progress{Epoch: "abc", Seq: 5}); fleet.KindOf(err) != fleet.Unavailable {
 		t.Errorf("error %v of a closed server; want one of kind unavailable", err)
 	}
 }
