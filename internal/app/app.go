@@ -98,22 +98,18 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		return nil, err
 	}
 	a.onClose(func() error { server.Close(); return nil })
-	limits := nats.JournalOptions{MaxBytes: int64(cfg.JournalMaxBytes), MaxAge: time.Duration(cfg.JournalMaxAge), Log: log}
+	limits := nats.JournalOptions{MaxBytes: int64(cfg.JournalMaxBytes), MaxAge: time.Duration(cfg.JournalMaxAge)}
 	if cfg.LogsHistory != "off" || cfg.ElasticsearchURL != "" { // then what is not copied yet is kept longer, see keepJournal
-		limits = nats.JournalOptions{MaxBytes: int64(cfg.JournalDiskBytes), Log: log}
+		limits = nats.JournalOptions{MaxBytes: int64(cfg.JournalDiskBytes)}
 	}
+	limits.Mark, limits.Log = filepath.Join(cfg.DataDir, "journal.json"), log
 	journal, err := nats.OpenJournal(ctx, server, limits)
 	if err != nil {
 		return nil, err
 	}
 	a.onClose(func() error { journal.Close(); return nil })
-	_, newest, err := journal.Bounds(ctx)
-	if err != nil {
-		return nil, err
-	}
 
 	logMetrics := logs.NewMetrics(a.metrics)
-	ledger := logs.NewLedger(newest)
 	var copied copied
 	if cfg.ElasticsearchURL != "" {
 		if copied.client, copied.sink, copied.dead, err = a.openElasticsearch(ctx, journal); err != nil {
@@ -124,6 +120,11 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	if err != nil {
 		return nil, err
 	}
+	_, newest, err := journal.Bounds(ctx) // what was lost of its end is passed over by now
+	if err != nil {
+		return nil, err
+	}
+	ledger := logs.NewLedger(newest)
 	if copied.sink != nil {
 		keepers = append(keepers, unit{"Elasticsearch", copied.sink.Run})
 		a.held = append(a.held, copied.sink.Held)

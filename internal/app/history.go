@@ -39,6 +39,9 @@ func (a *app) openHistory(ctx context.Context, journal *nats.Journal, devices *r
 	}
 	a.onClose(chunks.Close)
 	sealer := logs.NewSealer(journal, chunks, logs.SealerOptions{MaxAge: time.Duration(cfg.HistorySealAge)}, a.metrics, a.log)
+	if err := sealer.Align(ctx); err != nil {
+		return nil, nil, nil, err
+	}
 	store := logs.NewStore(journal, chunks, sealer, a.metrics, a.log)
 	models := map[string]logs.Limit{}
 	for model, l := range cfg.HistoryRetention {

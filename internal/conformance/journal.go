@@ -17,6 +17,60 @@ import (
 // gives an empty one, which ends with the test.
 func Journal(t *testing.T, open func(*testing.T) logs.Journal) {
 	check := func(name string, f func(*testing.T, *journal)) {
+		t.Run("a cut is told once, in its place, and its sequences are not given", func(t *testing.T) {
+			j := open(t)
+			ctx := t.Context()
+			put := func() uint64 {
+				return Write(t, j, said{device: device(1), at: day, messages: []string{"x"}}.batch())[0]
+			}
+			for range 3 {
+				put()
+			}
+			must(t, j.Advance(ctx, 2)) // is so
+			must(t, j.Advance(ctx, 40))
+			must(t, j.Advance(ctx, 40))
+			if oldest, newest, err := j.Bounds(ctx); err != nil || oldest != 1 || newest != 40 {
+				t.Errorf("the journal holds %d to %d, %v", oldest, newest, err)
+			}
+			if seq := put(); seq != 41 {
+				t.Errorf("the next sequence is %d", seq)
+			}
+			for after, want := range map[uint64]string{0: "1 2 3 3-40 41 ", 3: "3-40 41 ", 20: "3-40 41 ", 40: "41 "} {
+				got := ""
+				upTo, err := j.Replay(ctx, []string{device(1)}, after, func(p logs.Page) error {
+					for _, l := range p.Lost {
+						if l.Reason != logs.LostReset || l.Device != "" || l.Epoch != j.Epoch() {
+							t.Errorf("a cut says %+v", l)
+						}
+						got += fmt.Sprintf("%d-%d ", l.From, l.To)
+					}
+					for _, r := range p.Records {
+						got += fmt.Sprintf("%d ", r.Seq)
+					}
+					return nil
+				})
+				if err != nil || upTo != 41 || got != want {
+					t.Errorf("after %d: %q up to %d, %v; want %q", after, got, upTo, err, want)
+				}
+			}
+			next := uint64(1)
+			enough := errors.New("enough")
+			err := j.Consume(ctx, 0, nil, func(page []logs.Record) error {
+				for _, r := range page {
+					if r.Seq != next || (r.Device == "" && len(r.Body) == 0) != (r.Seq > 3 && r.Seq <= 40) {
+						t.Errorf("%d came as %+v", next, r)
+					}
+					next++
+				}
+				if next > 41 {
+					return enough
+				}
+				return nil
+			})
+			if !errors.Is(err, enough) {
+				t.Error(err)
+			}
+		})
 		t.Run(name, func(t *testing.T) { f(t, &journal{Journal: open(t), t: t}) })
 	}
 	check("an empty journal has no bounds", func(t *testing.T, j *journal) {

@@ -486,6 +486,11 @@ func (r *reading) journal(ctx context.Context) (lost []logs.Lost, err error) {
 		if err := missing(p.Oldest); err != nil {
 			return err
 		}
+		for _, l := range p.Lost {
+			if l.From < r.newest && l.To > from {
+				lost = append(lost, l)
+			}
+		}
 		for i := range p.Records {
 			rec := &p.Records[i]
 			if rec.Seq > r.newest || r.before.epoch == 0 && rec.Seq > r.before.seq {

@@ -48,7 +48,7 @@ const (
 	LostJournal   = "journal-limit" // the journal was full before they were sealed
 	LostRejected  = "rejected"      // the sink that is the history will never take them
 	LostDamaged   = "damaged"       // stored, and not readable any more
-	LostReset     = "journal-reset" // the journal is not the one the reader knew
+	LostReset     = "journal-reset" // the journal is not the one the reader knew, or lost its end
 	LostRate      = "rate"          // more than the reader wanted at once
 	LostPosition  = "position"      // it is not known how far the reader had come: it may have had them
 )

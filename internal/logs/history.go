@@ -654,7 +654,7 @@ func (s *Store) Replay(ctx context.Context, devices []string, after uint64, emit
 				if n := len(p.Records); n > 0 {
 					after = p.Records[n-1].Seq
 				}
-				return emit(Page{Records: p.Records})
+				return emit(Page{Records: p.Records, Lost: p.Lost})
 			})
 			if !errors.Is(err, errOvertaken) {
 				return upTo, err

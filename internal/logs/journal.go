@@ -45,6 +45,12 @@ type Journal interface {
 	// at most that of the next record.
 	Trim(ctx context.Context, below uint64) error
 
+	// Advance makes every sequence that is given from now on greater than the
+	// given one. What it passes over is a cut: the end of the journal was lost, and
+	// its sequences are not given twice. Consume gives a Record without Device and
+	// Body for each of them, Replay tells of it as Page.Lost.
+	Advance(ctx context.Context, beyond uint64) error
+
 	// Origins returns the origins, where they have one, of the newest n records.
 	Origins(ctx context.Context, n int) ([]string, error)
 
@@ -76,15 +82,44 @@ type Record struct {
 	Body   Body
 }
 
+// ofCut reports whether the record stands for a sequence of a cut.
+func (r *Record) ofCut() bool { return r.Device == "" && len(r.Body) == 0 }
+
 // Page is a run of records in the order of their sequence.
 type Page struct {
 	Records []Record
 	// Oldest is the oldest sequence the journal still held after the page was
 	// read: a record with a lower one may be missing from it.
 	Oldest uint64
-	// Lost is what is gone and stood before Records; only from a History, which
-	// looks after Oldest itself and leaves it 0.
+	// Lost is what is gone and stood before Records: cuts, and from a History all
+	// else too. That looks after Oldest itself and leaves it 0.
 	Lost []Lost
+}
+
+// Cut is a range of sequences, From < sequence <= To, that have no batch because
+// the end of the journal was lost.
+type Cut struct{ From, To uint64 }
+
+// WithCuts emits a page of a Replay, and in its place each cut that lies between
+// after, the end of the page before, and upTo, that of this one.
+func WithCuts(epoch string, cuts []Cut, after, upTo uint64, p Page, emit func(Page) error) error {
+	for _, c := range cuts {
+		if c.To <= after || c.To > upTo {
+			continue
+		}
+		before := 0
+		for before < len(p.Records) && p.Records[before].Seq <= c.From {
+			before++
+		}
+		if before > 0 {
+			if err := emit(Page{Records: p.Records[:before], Oldest: p.Oldest, Lost: p.Lost}); err != nil {
+				return err
+			}
+			p.Records, p.Lost = p.Records[before:], nil
+		}
+		p.Lost = append(p.Lost, Lost{Epoch: epoch, From: c.From, To: c.To, Reason: LostReset})
+	}
+	return emit(p)
 }
 
 // Body is the JSON text of a batch, a part of the event that readers receive:

@@ -23,6 +23,7 @@ type memory struct {
 	lost    chan struct{}
 	page    int // records per page
 	origins []string
+	cuts    []logs.Cut
 }
 
 func newMemory() *memory {
@@ -76,8 +77,9 @@ func (m *memory) Replay(ctx context.Context, devices []string, after uint64, emi
 				}
 			}
 		}
+		cuts := slices.Clone(m.cuts)
 		m.mu.Unlock()
-		if err := emit(p); err != nil {
+		if err := logs.WithCuts("mem", cuts, at, end, p, emit); err != nil {
 			return 0, err
 		}
 		at = end
@@ -115,6 +117,19 @@ func (m *memory) Consume(ctx context.Context, after uint64, _ <-chan struct{}, e
 
 func (m *memory) Trim(_ context.Context, below uint64) error {
 	m.forget(below)
+	return nil
+}
+
+func (m *memory) Advance(_ context.Context, beyond uint64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.newest < beyond {
+		m.cuts = append(m.cuts, logs.Cut{From: m.newest, To: beyond})
+	}
+	for m.newest < beyond {
+		m.newest++
+		m.records = append(m.records, logs.Record{Seq: m.newest})
+	}
 	return nil
 }
 

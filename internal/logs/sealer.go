@@ -40,6 +40,7 @@ type Sealer struct {
 	// Only the goroutine of Run looks at these.
 	beyond map[string]uint64 // what of a device is stored although position is before it
 	lost   []Lost            // to be stored with the next chunks
+	cut    Cut               // the last one that was met
 	split  splitter
 }
 
@@ -193,13 +194,33 @@ func (s *Sealer) Run(ctx context.Context) error {
 	return nil
 }
 
+// Align makes the journal go on behind everything that is stored, if its end was
+// lost. It has to come before the first record that is appended.
+func (s *Sealer) Align(ctx context.Context) error {
+	position, beyond, err := s.chunks.Sealed(ctx, s.journal.Epoch())
+	if err != nil {
+		return err
+	}
+	return s.align(ctx, position, beyond)
+}
+
+func (s *Sealer) align(ctx context.Context, position uint64, beyond map[string]uint64) error {
+	for _, seq := range beyond {
+		position = max(position, seq)
+	}
+	return s.journal.Advance(ctx, position)
+}
+
 // run seals until something fails.
 func (s *Sealer) run(ctx context.Context) error {
 	position, beyond, err := s.chunks.Sealed(ctx, s.journal.Epoch())
 	if err != nil {
 		return err
 	}
-	s.beyond, s.lost = beyond, nil
+	if err := s.align(ctx, position, beyond); err != nil {
+		return err
+	}
+	s.beyond, s.lost, s.cut = beyond, nil, Cut{}
 	s.mu.Lock()
 	clear(s.builders)
 	s.full, s.sealing, s.bytes = nil, nil, 0
@@ -306,6 +327,10 @@ func (s *Sealer) add(page []Record) {
 			s.log.Error("the journal gave up lines before they were in the history", "after", s.consumed, "before", rec.Seq)
 		}
 		s.consumed = rec.Seq
+		if rec.ofCut() {
+			s.addCut(rec.Seq)
+			continue
+		}
 		if rec.Device == "" || rec.Seq <= s.beyond[rec.Device] {
 			continue
 		}
@@ -328,6 +353,19 @@ func (s *Sealer) add(page []Record) {
 		}
 	}
 	s.advance()
+}
+
+// addCut notes a sequence of a cut. s.mu is held.
+func (s *Sealer) addCut(seq uint64) {
+	if s.cut.To == 0 || s.cut.To != seq-1 {
+		s.cut = Cut{From: seq - 1}
+	}
+	s.cut.To = seq
+	if n := len(s.lost); n > 0 && s.lost[n-1].Reason == LostReset && s.lost[n-1].From == s.cut.From {
+		s.lost[n-1].To = seq
+		return
+	}
+	s.lost = append(s.lost, Lost{Epoch: s.journal.Epoch(), From: s.cut.From, To: seq, Reason: LostReset})
 }
 
 // sealWork is what one transaction stores.

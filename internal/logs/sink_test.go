@@ -472,8 +472,12 @@ func TestSinkWhereToStart(t *testing.T) {
 				if diff := cmp.Diff(gaps, b.progress.Lost); diff != "" {
 					t.Errorf("what is stored as lost: %s", diff)
 				}
-				if b.runner.Held() != 21 || b.progress.Epoch != "mem" || b.progress.Seq != 21 {
-					t.Errorf("held %d, stored %s-%d; want 21", b.runner.Held(), b.progress.Epoch, b.progress.Seq)
+				last := uint64(21)
+				if epoch == "mem" && seq > 20 {
+					last = seq + 1 // no number is given twice
+				}
+				if b.runner.Held() != last || b.progress.Epoch != "mem" || b.progress.Seq != last {
+					t.Errorf("held %d, stored %s-%d; want %d", b.runner.Held(), b.progress.Epoch, b.progress.Seq, last)
 				}
 			})
 		})
@@ -486,8 +490,8 @@ func TestSinkWhereToStart(t *testing.T) {
 	f("before its place", "mem", 1000, 1, 0)
 }
 
-// The place that is ahead of the journal is corrected before new records take
-// its number.
+// When the place is ahead of the journal, that goes on behind it: no new record
+// takes a number that the sink has had.
 func TestSinkAheadOfJournal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)

@@ -102,12 +102,11 @@ func OpenSink(ctx context.Context, o SinkOptions) (*SinkRunner, error) {
 		r.taken = oldest - 1
 	case p.Seq > newest:
 		// The end of the journal was lost with the kernel or the power. Its
-		// numbers will be given again, to other records.
-		r.Log.Error("the journal is behind the sink: its last records were lost", "sink_seq", p.Seq, "journal_seq", newest)
-		r.taken, r.counting = newest, true
-		if err := o.Positions.SetPosition(ctx, r.name, Progress{p.Epoch, newest, p.Lost}); err != nil {
+		// numbers must not be given again.
+		if err := o.Journal.Advance(ctx, p.Seq); err != nil {
 			return nil, err
 		}
+		fallthrough
 	default:
 		r.taken, r.counting = p.Seq, true
 	}
@@ -188,6 +187,14 @@ func (r *SinkRunner) take(ctx context.Context, page []Record) {
 			r.missed = append(r.missed, Lost{Epoch: r.Journal.Epoch(), From: r.taken, To: rec.Seq - 1, Reason: LostJournal})
 		}
 		r.taken, r.counting = rec.Seq, true
+		if rec.ofCut() {
+			if n := len(r.missed); n > 0 && r.missed[n-1].Reason == LostReset && r.missed[n-1].To == rec.Seq-1 {
+				r.missed[n-1].To = rec.Seq
+			} else {
+				r.missed = append(r.missed, Lost{Epoch: r.Journal.Epoch(), From: rec.Seq - 1, To: rec.Seq, Reason: LostReset})
+			}
+			continue
+		}
 		lines, ok := sinkLines(r.lines[:0], r.Journal.Epoch(), rec)
 		if !ok {
 			r.Log.ErrorContext(ctx, "a record of the journal cannot be read as a batch", "seq", rec.Seq)

@@ -21,10 +21,12 @@ import (
 
 const (
 	streamName      = "LOGS"
-	logsPrefix      = "logs."      // + device key: what matched a device
-	unmatchedPrefix = "unmatched." // + reason: what did not
-	livePrefix      = "live."      // + device key: each stored batch, republished
+	logsPrefix      = "logs."                 // + device key: what matched a device
+	unmatchedPrefix = "unmatched."            // + reason: what did not
+	livePrefix      = "live."                 // + device key: each stored batch, republished
+	cutSubject      = unmatchedPrefix + "cut" // an empty message for each sequence of a cut
 	epochKey        = "signalbox-epoch"
+	cutsKey         = "signalbox-cuts"   // "<from>-<to> ..."
 	originHeader    = "Signalbox-Origin" // of a record: logs.Batch.Origin
 
 	maxAppends    = 4096 // appends under way
@@ -42,7 +44,10 @@ const (
 type JournalOptions struct {
 	MaxBytes int64
 	MaxAge   time.Duration
-	Log      *slog.Logger
+	// Mark is the file that says which sequences may have been given out, so
+	// that none is given twice when the end of the journal was lost; "" for none.
+	Mark string
+	Log  *slog.Logger
 }
 
 // Journal is logs.Journal on a JetStream stream. The stream republishes each
@@ -52,8 +57,13 @@ type Journal struct {
 	conn   *nats.Conn
 	js     jetstream.JetStream
 	stream jetstream.Stream
+	config jetstream.StreamConfig
 	epoch  string
+	mark   *mark // nil: none is kept
 	log    *slog.Logger
+
+	cutMu sync.Mutex
+	cuts  []logs.Cut // in order; of the newest
 
 	// Appends. The acknowledgements of one stream to one connection come in the
 	// order of the appends, so a queue holds what is under way.
@@ -128,18 +138,31 @@ func (j *Journal) open(ctx context.Context, o JournalOptions) (err error) {
 		config.MaxBytes = -1
 	}
 	epoch := strings.ToLower(rand.Text()[:8])
+	config.Metadata = map[string]string{}
 	old, err := j.js.Stream(ctx, streamName)
 	switch {
 	case err == nil:
-		epoch = old.CachedInfo().Config.Metadata[epochKey]
+		info := old.CachedInfo()
+		epoch = info.Config.Metadata[epochKey]
+		for _, c := range parseCuts(info.Config.Metadata[cutsKey]) {
+			if c.To >= info.State.FirstSeq {
+				j.cuts = append(j.cuts, c)
+			}
+		}
+		config.Metadata[cutsKey] = formatCuts(j.cuts)
 	case !errors.Is(err, jetstream.ErrStreamNotFound):
 		return err
 	}
-	config.Metadata = map[string]string{epochKey: epoch}
+	config.Metadata[epochKey] = epoch
 	if j.stream, err = j.js.CreateOrUpdateStream(ctx, config); err != nil {
 		return err
 	}
-	j.epoch = epoch
+	j.config, j.epoch = config, epoch
+	if o.Mark != "" {
+		if err := j.openMark(ctx, o.Mark); err != nil {
+			return err
+		}
+	}
 	j.inbox = j.conn.NewInbox() + "."
 	j.acks, err = j.conn.Subscribe(j.inbox+"*", j.acked)
 	if err != nil {
@@ -199,6 +222,10 @@ func (j *Journal) acked(m *nats.Msg) {
 		err = fleet.E(fleet.Unavailable, fmt.Errorf("JetStream error %d: %s", a.Error.ErrCode, a.Error.Description), "The log journal refused a batch")
 	case a.Seq == 0:
 		err = fleet.E(fleet.Unavailable, nil, "The log journal gave no answer")
+	case j.mark != nil:
+		if err = j.mark.raise(a.Seq); err != nil {
+			err = fleet.E(fleet.Unavailable, err, "The log journal cannot note how far it is")
+		}
 	}
 	j.settle(id, a.Seq, err)
 }
@@ -288,7 +315,7 @@ func (j *Journal) Replay(ctx context.Context, devices []string, after uint64, em
 		subjects = []string{logsPrefix + "*"}
 	}
 	for {
-		switch last, err := j.replay(ctx, subjects, &after, emit); {
+		switch last, err := j.replay(ctx, subjects, &after, upTo, emit); {
 		case err == nil:
 			return max(upTo, last), nil
 		case !errors.Is(err, errDropped):
@@ -303,8 +330,9 @@ func (j *Journal) Replay(ctx context.Context, devices []string, after uint64, em
 var errDropped = errors.New("records were dropped")
 
 // replay reads on, with a consumer that lives as long as the call, and returns
-// the sequence of the last record. after moves with what was emitted.
-func (j *Journal) replay(ctx context.Context, subjects []string, after *uint64, emit func(logs.Page) error) (last uint64, err error) {
+// the sequence of the last record. after moves with what was emitted; upTo is what
+// the journal held in the beginning.
+func (j *Journal) replay(ctx context.Context, subjects []string, after *uint64, upTo uint64, emit func(logs.Page) error) (last uint64, err error) {
 	consumer, err := j.consumer(ctx, *after, time.Minute, subjects...)
 	if err != nil {
 		return 0, fleet.E(fleet.Unavailable, err, "The log journal cannot be read")
@@ -325,13 +353,18 @@ func (j *Journal) replay(ctx context.Context, subjects []string, after *uint64, 
 		if page.Oldest, _, err = j.Bounds(ctx); err != nil {
 			return 0, err
 		}
-		if err := emit(page); err != nil {
-			return 0, err
-		}
+		end := *after
 		if n := len(page.Records); n > 0 {
 			last = page.Records[n-1].Seq
-			*after = last
+			end = last
 		}
+		if pending == 0 {
+			end = max(end, upTo)
+		}
+		if err := logs.WithCuts(j.epoch, j.knownCuts(), *after, end, page, emit); err != nil {
+			return 0, err
+		}
+		*after = max(*after, last)
 	}
 	return last, nil
 }
@@ -550,6 +583,10 @@ func (j *Journal) Origins(ctx context.Context, n int) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	cuts := j.knownCuts()
+	for i := len(cuts) - 1; i >= 0 && cuts[i].To >= newest; i-- { // nothing was appended since
+		newest = min(newest, cuts[i].From)
+	}
 	consumer, err := j.stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq:   uint64(max(1, int64(newest)-int64(n)+1)),
@@ -726,6 +763,16 @@ func (j *Journal) Ping(ctx context.Context) error {
 func (j *Journal) Close() {
 	close(j.stop)
 	j.janitor.Wait()
+	j.queueMu.Lock()
+	idle := len(j.queue) == 0 // so nobody raises the mark any more
+	j.queueMu.Unlock()
+	if j.mark != nil && idle {
+		if _, newest, err := j.Bounds(context.Background()); err == nil {
+			if err := j.mark.close(newest); err != nil {
+				j.log.Warn("the end of the journal was not noted", "err", err)
+			}
+		}
+	}
 	j.conn.Close()
 	j.queueMu.Lock()
 	last := j.nextID
