@@ -466,3 +466,28 @@ func FuzzFile(f *testing.F) {
 		}
 	})
 }
+
+// Who asks for authentication must not be served without.
+func TestOIDCIsRefused(t *testing.T) {
+	load := func(environ []string, file string) error {
+		_, err := Load(Sources{Environ: environ, ReadFile: func(name string) ([]byte, error) {
+			if name != ".env" {
+				return nil, fs.ErrNotExist
+			}
+			return []byte(file), nil
+		}})
+		return err
+	}
+	for _, yes := range []string{"true", "1", "True", "yes", "\"true\"", "rubbish"} {
+		for where, err := range map[string]error{"environment": load([]string{"OIDC_ENABLED=" + yes}, ""), ".env:1": load(nil, "OIDC_ENABLED="+yes+"\n")} {
+			if m, ok := errors.AsType[*Mistake](err); !ok || !strings.Contains(m.Error(), "OIDC_ENABLED") || !strings.Contains(m.Error(), where) || !strings.Contains(m.Error(), "cannot authenticate") {
+				t.Errorf("%s in %s: %v", yes, where, err)
+			}
+		}
+	}
+	for _, no := range []string{"false", "0", "", "False"} {
+		if err := errors.Join(load([]string{"OIDC_ENABLED=" + no}, ""), load(nil, "OIDC_ENABLED="+no+"\n")); err != nil {
+			t.Errorf("%s: %v", no, err)
+		}
+	}
+}

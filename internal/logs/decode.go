@@ -81,7 +81,7 @@ func NewDecoder(entityField string) *Decoder {
 // escapes and line ends; of fields with one name the last is kept; numbers
 // beyond float64 are strings; what is not Unicode is U+FFFD; secrets that the
 // Redactor finds in strings, and in the tag, are replaced, but not in the
-// entity field; a line whose document would be over MaxLine is cut.
+// entity field; a line over MaxLine is cut.
 func (d *Decoder) Decode(dst []Entry, payload []byte, received time.Time, count func(Reason)) []Entry {
 	d.docs = d.docs[:0]
 	d.redaction.Redactor, d.redaction.counts = d.Redactor, [ruleCount]int{}
@@ -232,7 +232,7 @@ func (d *Decoder) write(e *Entry, v *fastjson.Value) {
 		e.Uptime, e.HasUptime = uptime, hasUptime
 	}
 	e.Level, e.Tag = level, d.intern(tag)
-	if len(d.docs)-start > MaxLine {
+	if len(d.docs)-head > MaxLine {
 		d.shrink(start, head)
 		e.Truncated = true
 	}
@@ -370,13 +370,13 @@ func (d *Decoder) plain(v *fastjson.Value) []byte {
 }
 
 // shrink rewrites the document at start, whose fields begin at head, to at most
-// MaxLine bytes. The message gives way down to half of that, then the other
+// MaxDoc bytes. The message gives way down to half of that, then the other
 // fields from the longest on, then the message again: what survives is what a
 // reader can use.
 func (d *Decoder) shrink(start, head int) {
 	const mark = `,"truncated":true}`
 	const maxEntity = 1 << 10 // an entity id of up to this length is never given up
-	room := MaxLine - (head - start) - len(mark)
+	room := MaxLine - len(mark)
 
 	message, others := 0, 0
 	byLength := make([]int, 0, len(d.spans))

@@ -197,7 +197,7 @@ func TestDecodeEntityField(t *testing.T) {
 	f := func(field, line, want string) {
 		t.Helper()
 		got := NewDecoder(field).Decode(nil, []byte(line), testTime, func(Reason) {})
-		if len(got) != 1 || got[0].EntityID != want || len(got[0].Doc) > MaxLine || !json.Valid(got[0].Doc) {
+		if len(got) != 1 || got[0].EntityID != want || len(got[0].Doc) > MaxDoc || !json.Valid(got[0].Doc) {
 			t.Errorf("%s: entity %q", field, got[0].EntityID)
 		}
 	}
@@ -210,8 +210,8 @@ func TestDecodeEntityField(t *testing.T) {
 }
 
 func TestDecodeBounds(t *testing.T) {
-	line := func(n int) string { // a line whose document has n bytes
-		return `{"message":"` + strings.Repeat("x", n-len(stamped+`,"message":""}`)) + `"}`
+	line := func(n int) string { // a line of n bytes
+		return `{"message":"` + strings.Repeat("x", n-len(`{"message":""}`)) + `"}`
 	}
 	f := func(payload string, entries, truncated int, reasons map[Reason]int) {
 		t.Helper()
@@ -253,7 +253,7 @@ func TestDecodeTruncated(t *testing.T) {
 			t.Fatalf("%d entries, %v", len(entries), counts)
 		}
 		doc := entries[0].Doc
-		if len(doc) > MaxLine || !utf8.Valid(doc) {
+		if len(doc) > MaxDoc || !utf8.Valid(doc) {
 			t.Fatalf("%d bytes, valid UTF-8: %v", len(doc), utf8.Valid(doc))
 		}
 		var m map[string]any
@@ -402,7 +402,7 @@ func FuzzDecode(f *testing.F) {
 func checkDoc(t *testing.T, e Entry) {
 	t.Helper()
 	doc := e.Doc
-	if len(doc) > MaxLine || !utf8.Valid(doc) || !bytes.HasPrefix(doc, []byte(stamped+",")) {
+	if len(doc) > MaxDoc || !utf8.Valid(doc) || !bytes.HasPrefix(doc, []byte(stamped+",")) {
 		t.Fatalf("%d bytes: %q", len(doc), doc)
 	}
 	for _, r := range string(doc) {

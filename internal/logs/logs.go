@@ -71,7 +71,7 @@ type Entry struct {
 	// is not a string.
 	EntityID string
 	// Doc is the whole document as one line of compact JSON, an object of at
-	// most MaxLine bytes that has at least "@timestamp" and "message", both
+	// most MaxDoc bytes that has at least "@timestamp" and "message", both
 	// strings; an object sent without "message" has an empty one.
 	Doc []byte
 
@@ -85,8 +85,9 @@ type Entry struct {
 // Limits of what one message may hold.
 const (
 	MaxMessage = 1 << 20  // bytes of one MQTT message
-	MaxLine    = 64 << 10 // bytes of one line, as Entry.Doc
-	MaxLines   = 10_000   // lines of one message, blank ones not counted
+	MaxLine    = 64 << 10 // bytes of one line, as compact JSON: what the device said, without our time stamp
+	MaxDoc     = MaxLine + len(`{"@timestamp":"2006-01-02T15:04:05.000000Z"`)
+	MaxLines   = 10_000 // lines of one message, blank ones not counted
 )
 
 // Reason says why a line, or a whole message, is not what the device sent. It

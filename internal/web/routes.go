@@ -3,6 +3,7 @@ package web
 import (
 	"maps"
 	"net/http"
+	"path"
 	"slices"
 	"strings"
 )
@@ -78,7 +79,7 @@ func (s *Server) internalRoutes() []route {
 
 // mux serves the table. What is in no row gets a JSON answer as well: 405 with
 // the methods that the path does have, or 404.
-func (s *Server) mux(table []route) *http.ServeMux {
+func (s *Server) mux(table []route) http.Handler {
 	mux := http.NewServeMux()
 	methods := make(map[string][]string)
 	for _, rt := range table {
@@ -101,5 +102,12 @@ func (s *Server) mux(table []route) *http.ServeMux {
 		})
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, errNoRoute) })
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// The mux answers a path like //api/devices with a redirect, in HTML.
+		if p := r.URL.Path; strings.HasPrefix(p, "/") && path.Clean(p) != p && (path.Clean(p)+"/" != p || p == "//") {
+			s.fail(w, r, errNoRoute)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }

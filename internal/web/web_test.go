@@ -440,6 +440,11 @@ func TestRights(t *testing.T) {
 	}
 	unknown = fleet.E(fleet.Unauthenticated, errors.New("secret detail"), "No valid token provided")
 	s.want("GET", "/api/devices", "", 401, problemJSON(fleet.Unauthenticated, "No valid token provided"))
+	for _, path := range []string{"//api/devices", "/api//devices", "/api/./devices", "/api/x/../devices", "//", "/api/devices/", "/api/devices//", "/.."} {
+		for _, method := range []string{"GET", "POST", "OPTIONS"} {
+			s.want(method, path, "", 404, noRoute)
+		}
+	}
 	s.want("GET", "/nothing", "", 404, noRoute)
 }
 
