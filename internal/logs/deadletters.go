@@ -67,7 +67,8 @@ func (u *Undelivered) Retry(ctx context.Context, sink string, after uint64) (r R
 		return r, err
 	}
 	r.More = more
-	return r, u.offer(ctx, to, letters, &r)
+	err = u.offer(ctx, to, letters, &r)
+	return r, err
 }
 
 func (u *Undelivered) sink(name string) (*SinkRunner, error) {
