@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -34,6 +35,8 @@ type block struct {
 
 	tags      []string
 	templates []template
+
+	lower []byte // messages in lower case, if matcher.mayMatch found it as long; else empty
 }
 
 // batchMark is where a batch begins in a block.
@@ -54,7 +57,7 @@ func (b *block) lines() int { return len(b.level) }
 
 // size is about how many bytes the block takes in memory.
 func (b *block) size() int {
-	return len(b.messages) + 24*len(b.level) + 32*len(b.batches) + 64*len(b.templates)
+	return len(b.messages) + len(b.lower) + 24*len(b.level) + 32*len(b.batches) + 64*len(b.templates)
 }
 
 func (b *block) first() uint64 { return b.batches[0].seq }
@@ -180,7 +183,13 @@ type codecs struct {
 	enc   *zstd.Encoder
 	small *zstd.Encoder // with the dictionary
 	dec   *zstd.Decoder
+
+	raw sync.Pool // of *[]byte: the bytes of a block before compression, between two uses
 }
+
+// keptBlock is the largest memory, in bytes, that is kept to be used again: few
+// blocks have more.
+const keptBlock = 1 << 20
 
 // smallBlock is up to which size, in bytes, the dictionary is used: beyond it,
 // it gains nothing and costs half of the time.
@@ -203,12 +212,28 @@ var sharedCodecs = sync.OnceValue(func() *codecs {
 	if err != nil {
 		panic("logs: zstd: " + err.Error())
 	}
-	return &codecs{encoder(), encoder(zstd.WithEncoderDictRaw(dictionaryID, []byte(dictionary))), dec}
+	return &codecs{enc: encoder(), small: encoder(zstd.WithEncoderDictRaw(dictionaryID, []byte(dictionary))), dec: dec}
 })
+
+// scratch returns memory for the bytes of a block, for keep.
+func (c *codecs) scratch() []byte {
+	if raw, ok := c.raw.Get().(*[]byte); ok {
+		return (*raw)[:0]
+	}
+	return nil
+}
+
+// keep takes memory that nothing refers to any more.
+func (c *codecs) keep(raw []byte) {
+	if 0 < cap(raw) && cap(raw) <= keptBlock {
+		c.raw.Put(&raw)
+	}
+}
 
 // encode returns the block as stored.
 func (b *block) encode() []byte {
-	raw := make([]byte, 0, len(b.messages)+8*len(b.level)+64*len(b.templates)+1024)
+	c := sharedCodecs()
+	raw := slices.Grow(c.scratch(), len(b.messages)+8*len(b.level)+64*len(b.templates)+1024)
 	uv := func(v uint64) { raw = binary.AppendUvarint(raw, v) }
 	text := func(s string) { uv(uint64(len(s))); raw = append(raw, s...) }
 	raw = append(raw, blockVersion)
@@ -256,7 +281,7 @@ func (b *block) encode() []byte {
 		up = u
 	}
 	// 2 * length of what is kept, + 1 if the prefix is not.
-	kept := make([]byte, 0, len(b.messages))
+	kept := slices.Grow(c.scratch(), len(b.messages))
 	var prefix []byte
 	start := uint32(0)
 	for i, end := range b.ends {
@@ -272,36 +297,53 @@ func (b *block) encode() []byte {
 		start = end
 	}
 	raw = append(raw, kept...)
-	enc := sharedCodecs().enc
+	enc := c.enc
 	if len(raw) <= smallBlock {
-		enc = sharedCodecs().small
+		enc = c.small
 	}
-	return enc.EncodeAll(raw, make([]byte, 0, len(raw)/2))
+	packed := enc.EncodeAll(raw, kept[:0]) // what it held is in raw
+	data := bytes.Clone(packed)
+	c.keep(raw)
+	c.keep(packed)
+	return data
 }
 
 var errBlock = errors.New("damaged block of log lines")
 
 // decodeBlock reads what encode wrote. Its error is that data is not that.
 func decodeBlock(epoch, device string, data []byte) (*block, error) {
-	raw, err := sharedCodecs().dec.DecodeAll(data, nil)
+	b := &block{}
+	if err := b.decode(epoch, device, data); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// decode makes b what encode wrote, in the memory that b has. Its error is that
+// data is not that; then b is good for nothing but to be decoded into again.
+func (b *block) decode(epoch, device string, data []byte) error {
+	c := sharedCodecs()
+	raw, err := c.dec.DecodeAll(data, c.scratch())
+	defer c.keep(raw)
 	if err != nil {
-		return nil, errors.Join(errBlock, err)
+		return errors.Join(errBlock, err)
 	}
 	if len(raw) == 0 || raw[0] != blockVersion {
-		return nil, errBlock
+		return errBlock
 	}
 	r := &blockReader{rest: raw[1:]}
-	b := &block{device: device, epoch: epoch, least: math.MaxInt64, most: math.MinInt64}
-	b.tags = make([]string, r.count())
+	b.device, b.epoch, b.levels, b.least, b.most = device, epoch, 0, math.MaxInt64, math.MinInt64
+	b.lower = b.lower[:0]
+	b.tags = sized(b.tags, r.count())
 	for i := range b.tags {
 		b.tags[i] = string(r.bytes())
 	}
-	b.templates = make([]template, r.count())
+	b.templates = sized(b.templates, r.count())
 	for i := range b.templates {
 		b.templates[i] = template{string(r.bytes()), string(r.bytes())}
 	}
 	batches, lines := r.count(), r.count()
-	b.batches = make([]batchMark, batches)
+	b.batches = sized(b.batches, batches)
 	var seq uint64
 	var at int64
 	first := 0
@@ -310,25 +352,25 @@ func decodeBlock(epoch, device string, data []byte) (*block, error) {
 		at += r.varint()
 		n, skip := int(r.uvarint()), int(r.uvarint())
 		if r.bad || n <= 0 || n > lines-first || skip < 0 {
-			return nil, errBlock
+			return errBlock
 		}
 		b.batches[i] = batchMark{seq, at, first, skip}
 		b.least, b.most = min(b.least, at), max(b.most, at)
 		first += n
 	}
 	if first != lines || lines == 0 {
-		return nil, errBlock
+		return errBlock
 	}
-	b.level = make([]Level, lines)
+	b.level = sized(b.level, lines)
 	for i, l := range r.take(lines) {
 		if Level(l) > Verbose {
-			return nil, errBlock
+			return errBlock
 		}
 		b.level[i] = Level(l)
 		b.levels |= 1 << l
 	}
-	index := func(n int) []uint32 {
-		column := make([]uint32, lines)
+	index := func(column []uint32, n int) []uint32 {
+		column = sized(column, lines)
 		for i := range column {
 			v := r.uvarint()
 			if v >= uint64(n) {
@@ -339,28 +381,29 @@ func decodeBlock(epoch, device string, data []byte) (*block, error) {
 		}
 		return column
 	}
-	b.tag, b.template = index(len(b.tags)), index(len(b.templates))
-	b.uptime = make([]int64, lines)
+	b.tag, b.template = index(b.tag, len(b.tags)), index(b.template, len(b.templates))
+	b.uptime = sized(b.uptime, lines)
 	var up int64
 	for i := range b.uptime {
+		b.uptime[i] = 0
 		if d := r.uvarint(); d > 0 {
 			d--
 			up += int64(d>>1) ^ -int64(d&1)
 			b.uptime[i] = up
 		}
 	}
-	b.ends = make([]uint32, lines)
+	b.ends = sized(b.ends, lines)
 	for i := range b.ends { // the lengths, for now
 		n := r.uvarint()
 		if n > 2*uint64(len(raw)) {
-			return nil, errBlock
+			return errBlock
 		}
 		b.ends[i] = uint32(n)
 	}
 	if r.bad {
-		return nil, errBlock
+		return errBlock
 	}
-	b.messages = make([]byte, 0, len(r.rest)+16*lines)
+	b.messages = slices.Grow(b.messages[:0], len(r.rest)+16*lines)
 	for i, n := range b.ends {
 		if n&1 == 1 {
 			b.messages = appendPrefix(b.messages, b.level[i], b.uptime[i], b.tags[b.tag[i]])
@@ -369,9 +412,17 @@ func decodeBlock(epoch, device string, data []byte) (*block, error) {
 		b.ends[i] = uint32(len(b.messages))
 	}
 	if r.bad || len(r.rest) > 0 {
-		return nil, errBlock
+		return errBlock
 	}
-	return b, nil
+	return nil
+}
+
+// sized returns a slice of n elements of any value, in the memory of s if that is enough.
+func sized[T any](s []T, n int) []T {
+	if cap(s) < n {
+		return make([]T, n)
+	}
+	return s[:n]
 }
 
 // blockReader reads varints; after a fault it gives zeros.
@@ -381,6 +432,11 @@ type blockReader struct {
 }
 
 func (r *blockReader) uvarint() uint64 {
+	if len(r.rest) > 0 && r.rest[0] < 0x80 { // nearly all are that small
+		v := r.rest[0]
+		r.rest = r.rest[1:]
+		return uint64(v)
+	}
 	v, n := binary.Uvarint(r.rest)
 	if n <= 0 {
 		r.bad, r.rest = true, nil

@@ -185,7 +185,7 @@ func FuzzPattern(f *testing.F) {
 		}
 		b := newBuilder("e", "d")
 		b.add(&Line{Cursor: LineCursor{Cursor{"e", 1}, 0}, Message: []byte(strings.ToValidUTF8(text, "?"))})
-		if !m.match(Unknown, "", b.messages) {
+		if !m.match(Unknown, "", b.messages, nil) {
 			return
 		}
 		var filters filterMaker

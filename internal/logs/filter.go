@@ -1,8 +1,10 @@
 package logs
 
 import (
-	"bytes"
 	"encoding/binary"
+	"slices"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/FastFilter/xorfilter"
 	"github.com/cespare/xxhash/v2"
@@ -23,17 +25,45 @@ var tokenBytes = func() (is [256]bool) {
 
 // appendLower appends text in lower case to dst.
 func appendLower(dst, text []byte) []byte {
-	start := len(dst)
-	dst = append(dst, text...)
-	for i, c := range text {
-		if c >= 0x80 {
-			return append(dst[:start+i], bytes.ToLower(text[i:])...)
+	dst, _ = lower(dst, text)
+	return dst
+}
+
+// lower appends text in lower case to dst, and reports whether every letter is
+// as long as it was, so that what was at an offset of text still is.
+func lower(dst, text []byte) (_ []byte, aligned bool) {
+	const ones, high = 0x0101010101010101, 0x8080808080808080
+	dst, aligned = slices.Grow(dst, len(text)), true
+	for {
+		for len(text) >= 8 {
+			word := binary.LittleEndian.Uint64(text)
+			if word&high != 0 {
+				break
+			}
+			// Of each byte, the highest bit of the first sum says that it is at least
+			// 'A', that of the second that it is beyond 'Z'; none overflows.
+			capital := (word + (0x80-'A')*ones) &^ (word + (0x80-'Z'-1)*ones) & high
+			dst = binary.LittleEndian.AppendUint64(dst, word|capital>>2)
+			text = text[8:]
 		}
-		if c-'A' < 26 {
-			dst[start+i] = c | 0x20
+		for len(text) > 0 && text[0] < utf8.RuneSelf {
+			c := text[0]
+			if c-'A' < 26 {
+				c |= 0x20
+			}
+			dst, text = append(dst, c), text[1:]
+		}
+		if len(text) == 0 {
+			return dst, aligned
+		}
+		for len(text) > 0 && text[0] >= utf8.RuneSelf { // as bytes.ToLower does
+			r, size := utf8.DecodeRune(text)
+			before := len(dst)
+			dst = utf8.AppendRune(dst, unicode.ToLower(r))
+			aligned = aligned && len(dst)-before == size
+			text = text[size:]
 		}
 	}
-	return dst
 }
 
 // tagMark stands before a tag in the filter, where it is no token.
@@ -89,8 +119,8 @@ func (m *filterMaker) make(b *block) []byte {
 	}
 	clear(m.seen)
 	m.keys = m.keys[:0]
-	m.lower = appendLower(m.lower[:0], b.messages)
-	same := len(m.lower) == len(b.messages) // or else some letters have another length in lower case
+	var same bool
+	m.lower, same = lower(m.lower[:0], b.messages)
 	start := uint32(0)
 	for _, end := range b.ends {
 		text := m.lower

@@ -1,13 +1,13 @@
 package logs
 
 import (
-	"bytes"
 	"cmp"
 	"container/heap"
 	"context"
 	"errors"
 	"log/slog"
 	"math"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -70,6 +70,8 @@ type Store struct {
 
 	mu    sync.Mutex
 	known map[int64]struct{} // the damaged chunks that were counted, by ID
+
+	blocks sync.Pool // of *block: decoded, and done with
 }
 
 // NewStore returns a Store.
@@ -231,6 +233,12 @@ type search struct {
 	damaged []Lost // the chunks that it met and could not read
 	note    func(*ChunkInfo, error)
 
+	blocks   *sync.Pool
+	decoding sync.WaitGroup // the goroutines of begin; search waits for them
+	seen     int            // lines that were looked at
+	found    int            // those of them that were selected
+	text     []byte         // memory for the messages of the result
+
 	more  bool      // the store may have more chunks
 	page  int       // how many to ask it for next
 	last  *Place    // where the last page ended
@@ -241,8 +249,9 @@ func (s *Store) search(ctx context.Context, v ChunkView, q Query, m *matcher, re
 	h := search{
 		view: v, q: q, m: m, more: true, page: 16, until: until,
 		after: place{math.MinInt64, 0, 0}, before: place{math.MaxInt64, 0, 0}, start: math.MinInt64, end: math.MaxInt64,
-		heap: itemHeap{backward: q.Backward}, note: s.noteDamaged,
+		heap: itemHeap{backward: q.Backward}, note: s.noteDamaged, blocks: &s.blocks,
 	}
+	defer h.release()
 	if h.epochs, err = v.Epochs(ctx); err != nil {
 		return r, err
 	}
@@ -294,8 +303,12 @@ func (s *Store) search(ctx context.Context, v ChunkView, q Query, m *matcher, re
 			r.More = true
 			break
 		}
-		l.Message = bytes.Clone(l.Message) // not to keep the whole block
+		l.Message = h.keep(l.Message)
+		if len(r.Lines) == cap(r.Lines) {
+			r.Lines = slices.Grow(r.Lines, min(q.Limit-len(r.Lines), max(64, 3*len(r.Lines))))
+		}
 		r.Lines = append(r.Lines, l)
+		h.found = len(r.Lines)
 		lastPlace = at
 	}
 	if h.reached != nil { // the time was up
@@ -378,6 +391,18 @@ func (h *search) next(ctx context.Context) (l Line, at place, ok bool, err error
 	}
 }
 
+// keep returns a copy of a message, whose block is to be used again. Copies share
+// pieces of memory: a result is mostly kept as a whole.
+func (h *search) keep(message []byte) []byte {
+	const least, most = 4 << 10, 128 << 10
+	if cap(h.text)-len(h.text) < len(message) {
+		h.text = make([]byte, 0, max(len(message), min(most, max(least, 2*cap(h.text)))))
+	}
+	start := len(h.text)
+	h.text = append(h.text, message...)
+	return h.text[start:len(h.text):len(h.text)]
+}
+
 func (h *search) step() int {
 	if h.q.Backward {
 		return -1
@@ -387,10 +412,36 @@ func (h *search) step() int {
 
 // drop takes the first item from the heap.
 func (h *search) drop(it *item) {
-	if it.block != nil && !it.fixed {
-		h.loaded -= it.block.size()
-	}
+	h.unload(it)
 	heap.Pop(&h.heap)
+}
+
+// unload lets go of the block of an item.
+func (h *search) unload(it *item) {
+	if it.block == nil || it.fixed {
+		return
+	}
+	h.loaded -= it.block.size()
+	h.recycle(it.block)
+	it.block = nil
+}
+
+// recycle keeps the memory of a block for another.
+func (h *search) recycle(b *block) {
+	if cap(b.messages) <= keptBlock {
+		h.blocks.Put(b)
+	}
+}
+
+// release waits for what is under way and lets go of everything.
+func (h *search) release() {
+	h.decoding.Wait()
+	for _, it := range h.heap.items {
+		h.unload(it)
+		if it.coming != nil {
+			h.recycle(it.coming.block)
+		}
+	}
 }
 
 // push adds a block or a chunk, if it may hold selected lines.
@@ -456,14 +507,22 @@ func readChunk(ctx context.Context, v ChunkView, c *ChunkInfo) (*block, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := decodeBlock(c.Epoch, c.Device, data)
-	if err != nil {
+	b := &block{}
+	if err := b.decodeChunk(c, data); err != nil {
 		return nil, err
 	}
-	if b.first() != c.First || b.last() != c.Last || b.lines() != c.Lines {
-		return nil, errBlock // those of another chunk
-	}
 	return b, nil
+}
+
+// decodeChunk decodes the data of a chunk into b; its error is that of readChunk.
+func (b *block) decodeChunk(c *ChunkInfo, data []byte) error {
+	if err := b.decode(c.Epoch, c.Device, data); err != nil {
+		return err
+	}
+	if b.first() != c.First || b.last() != c.Last || b.lines() != c.Lines {
+		return errBlock // those of another chunk
+	}
+	return nil
 }
 
 // lose takes the first item, a chunk that cannot be read, from the heap. The
@@ -478,32 +537,107 @@ func (h *search) lose(it *item, err error) {
 	h.drop(it)
 }
 
-// load reads the lines of a chunk.
+// load reads the lines of the first chunk, and begins with those that will be
+// wanted after it, so that all processors decode.
 func (h *search) load(ctx context.Context, it *item) error {
-	b, err := readChunk(ctx, h.view, &it.info)
-	if err != nil {
-		return err
-	}
-	if !it.tried {
-		it.tried = true
-		if !h.m.mayMatch(b) {
-			it.at = -1 // seek will find nothing
-			if !h.q.Backward {
-				it.at = b.lines()
+	if it.coming == nil {
+		ahead := h.ahead(it)
+		if err := h.begin(ctx, it, ahead != nil); err != nil {
+			return err
+		}
+		for n := runtime.GOMAXPROCS(0) - 1; n > 0 && ahead != nil; n-- {
+			if err := h.begin(ctx, ahead, true); err != nil {
+				return err
 			}
+			ahead = h.ahead(it)
 		}
 	}
-	it.block = b
-	h.loaded += b.size()
+	<-it.coming.done
+	d := it.coming
+	it.coming = nil
+	if d.err != nil {
+		return d.err
+	}
+	if !d.may {
+		it.at = -1 // seek will find nothing
+		if !h.q.Backward {
+			it.at = d.block.lines()
+		}
+	}
+	it.block = d.block
+	h.loaded += it.block.size()
 	for h.loaded > loadedBytes {
 		far := h.heap.farthest()
 		if far == nil || far == it {
 			break
 		}
-		h.loaded -= far.block.size()
-		far.block = nil
+		h.unload(far)
 	}
 	return nil
+}
+
+// decoded is a chunk that is being decoded. The fields below done are for those
+// who have seen it closed.
+type decoded struct {
+	done  chan struct{}
+	block *block
+	may   bool // it may hold selected lines
+	err   error
+}
+
+// begin decodes a chunk, apart or at once.
+func (h *search) begin(ctx context.Context, it *item, apart bool) error {
+	data, err := h.view.Data(ctx, it.info.ID)
+	if err != nil {
+		return err
+	}
+	d := &decoded{done: make(chan struct{})}
+	if d.block, _ = h.blocks.Get().(*block); d.block == nil {
+		d.block = &block{}
+	}
+	it.coming = d
+	decode := func() {
+		defer close(d.done)
+		if d.err = d.block.decodeChunk(&it.info, data); d.err == nil {
+			d.may = h.m.mayMatch(d.block)
+		}
+	}
+	if apart {
+		h.decoding.Go(decode)
+	} else {
+		decode()
+	}
+	return nil
+}
+
+// ahead returns the chunk that will be wanted first of those that nobody has
+// begun with, it aside; nil if the search will probably end before.
+func (h *search) ahead(it *item) *item {
+	if len(h.q.Devices) == 1 {
+		// Of the lines in hand as many will be selected as of those before.
+		lines := it.info.Lines
+		for _, other := range h.heap.items {
+			if other.coming != nil {
+				lines += other.info.Lines
+			}
+		}
+		if h.m.all {
+			h.seen = h.found
+		}
+		if lines*(h.found+1) > (h.q.Limit-h.found)*(h.seen+1) && (h.m.all || h.seen > 0) {
+			return nil
+		}
+	}
+	var first *item
+	for _, other := range h.heap.items {
+		if other == it || other.block != nil || other.coming != nil {
+			continue
+		}
+		if first == nil || h.heap.before(other, first) {
+			first = other
+		}
+	}
+	return first
 }
 
 // seek moves an item, whose block is loaded, to the next selected line at or
@@ -522,11 +656,16 @@ func (h *search) seek(it *item) bool {
 		case m.at < h.start || m.at > h.end:
 			continue
 		}
-		start := uint32(0)
+		start, end := uint32(0), b.ends[it.at]
 		if it.at > 0 {
 			start = b.ends[it.at-1]
 		}
-		if h.m.match(b.level[it.at], b.tags[b.tag[it.at]], b.messages[start:b.ends[it.at]]) {
+		var lower []byte
+		if len(b.lower) > 0 {
+			lower = b.lower[start:end]
+		}
+		h.seen++
+		if h.m.match(b.level[it.at], b.tags[b.tag[it.at]], b.messages[start:end], lower) {
 			return true
 		}
 	}
@@ -596,9 +735,10 @@ type item struct {
 	key   place  // of its next line; of a chunk not read, a bound for it
 	block *block // nil: not loaded
 	fixed bool   // the block is the sealer's, not to be dropped and loaded again
-	tried bool   // whether the block may match at all was looked at
 	at    int    // its next line
 	mark  int    // the batch of that, or one near it
+
+	coming *decoded // it will be block
 }
 
 // itemHeap implements heap.Interface.
@@ -609,7 +749,12 @@ type itemHeap struct {
 
 func (h *itemHeap) Len() int { return len(h.items) }
 func (h *itemHeap) Less(i, j int) bool {
-	c := h.items[i].key.compare(h.items[j].key)
+	return h.before(h.items[i], h.items[j])
+}
+
+// before reports whether a comes before b in the order of the search.
+func (h *itemHeap) before(a, b *item) bool {
+	c := a.key.compare(b.key)
 	return h.backward && c > 0 || !h.backward && c < 0
 }
 func (h *itemHeap) Swap(i, j int) { h.items[i], h.items[j] = h.items[j], h.items[i] }

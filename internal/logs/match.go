@@ -144,8 +144,9 @@ func (m *matcher) require(i int) {
 	}
 }
 
-// match reports whether a line is selected.
-func (m *matcher) match(level Level, tag string, message []byte) bool {
+// match reports whether a line is selected. lower is the message in lower case,
+// or nil if that is not known.
+func (m *matcher) match(level Level, tag string, message, lower []byte) bool {
 	if m.all {
 		return true
 	}
@@ -156,8 +157,11 @@ func (m *matcher) match(level Level, tag string, message []byte) bool {
 		return false
 	}
 	if len(m.segments) > 0 {
-		m.lower = appendLower(m.lower[:0], message)
-		if !m.matchPattern(m.lower) {
+		if lower == nil {
+			m.lower = appendLower(m.lower[:0], message)
+			lower = m.lower
+		}
+		if !m.matchPattern(lower) {
 			return false
 		}
 	}
@@ -234,16 +238,19 @@ func (s *segment) here(text []byte, at int) (end int, ok bool) {
 }
 
 // mayMatch reports whether any line of the block may be selected. It is much
-// cheaper than to ask each.
+// cheaper than to ask each. The block must be the caller's own; m may be in use.
 func (m *matcher) mayMatch(b *block) bool {
 	if m.level != Unknown && b.levels&(m.mask()) == 0 {
 		return false
 	}
-	if len(m.longest) > 0 {
-		m.lower = appendLower(m.lower[:0], b.messages)
-		// Where letters change their length, the end of one message and the
-		// beginning of the next look like one text: more matches, never fewer.
-		return bytes.Contains(m.lower, m.longest)
+	if len(m.segments) > 0 {
+		var aligned bool
+		if b.lower, aligned = lower(b.lower[:0], b.messages); !aligned {
+			// The end of one message and the beginning of the next look like one
+			// text: more matches, never fewer. But no line is found in it.
+			defer func() { b.lower = b.lower[:0] }()
+		}
+		return bytes.Contains(b.lower, m.longest)
 	}
 	return true
 }

@@ -39,7 +39,7 @@ func (m *Matcher) All() bool { return m.m.all }
 
 // Match reports whether a line is selected.
 func (m *Matcher) Match(level Level, tag string, message []byte) bool {
-	return m.m.match(level, tag, message)
+	return m.m.match(level, tag, message, nil)
 }
 
 // Glob returns a pattern that the whole message, in lower case, of every

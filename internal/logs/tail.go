@@ -428,7 +428,7 @@ func (f *follow) cut(rec Record, shared *sse.Frame) (Record, *sse.Frame) {
 		if rec.Seq == f.skip.Seq && l.Cursor.Line <= f.skip.Line {
 			return false
 		}
-		return f.filter == nil || f.filter.match(l.Level, l.Tag, l.Message)
+		return f.filter == nil || f.filter.match(l.Level, l.Tag, l.Message, nil)
 	})
 	return rec, nil
 }
