@@ -41,7 +41,12 @@ type splitter struct {
 	metas  [][]byte
 	text   []byte // the message of the line, unquoted
 	around template
+	line   Line              // the line
+	tags   map[string]string // seen before, by their JSON: few, and in nearly every line
 }
+
+// maxTags bounds splitter.tags.
+const maxTags = 256
 
 // split calls f for each line of b, in order; Cursor.Line is its index. What
 // the line holds is valid during the call. It reports false for what is no Body.
@@ -54,16 +59,17 @@ func (s *splitter) split(device string, at Cursor, b Body, f func(*Line)) bool {
 	if s.docs, s.metas, ok = splitBody(b, s.docs[:0], s.metas[:0]); !ok {
 		return false
 	}
+	l := &s.line
 	for n, doc := range s.docs {
-		l := Line{Cursor: LineCursor{at, n}, Device: device, Received: received}
+		*l = Line{Cursor: LineCursor{at, n}, Device: device, Received: received}
 		if l.template, ok = s.cutMessage(doc); !ok {
 			return false
 		}
 		l.Message = s.text
-		if len(s.metas) > 0 && !readMeta(s.metas[n], &l) {
+		if len(s.metas) > 0 && !s.readMeta(s.metas[n], l) {
 			return false
 		}
-		f(&l)
+		f(l)
 	}
 	return true
 }
@@ -259,7 +265,7 @@ func appendUnquoted(dst, q []byte) ([]byte, bool) {
 }
 
 // readMeta reads what appendMeta wrote.
-func readMeta(b []byte, l *Line) bool {
+func (s *splitter) readMeta(b []byte, l *Line) bool {
 	for i := 1; i < len(b)-1; {
 		colon := skipValue(b, i)
 		if colon < 0 || colon >= len(b) || b[colon] != ':' {
@@ -277,9 +283,17 @@ func readMeta(b []byte, l *Line) bool {
 			}
 			l.Level, _ = parseLevel(value[1 : len(value)-1])
 		case `"tag"`:
-			if json.Unmarshal(value, &l.Tag) != nil {
-				return false
+			tag, ok := s.tags[string(value)]
+			if !ok {
+				if json.Unmarshal(value, &tag) != nil {
+					return false
+				}
+				if s.tags == nil || len(s.tags) >= maxTags {
+					s.tags = map[string]string{}
+				}
+				s.tags[string(value)] = tag
 			}
+			l.Tag = tag
 		case `"uptime_ms"`:
 			ms, err := strconv.ParseInt(string(value), 10, 64)
 			if err != nil || ms < 0 || ms > math.MaxInt64/int64(time.Millisecond) {
