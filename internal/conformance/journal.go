@@ -88,8 +88,8 @@ func Journal(t *testing.T, open func(*testing.T) logs.Journal) {
 		seqs := make(chan uint64, n)
 		for i := range n {
 			j.Append(batch(device(i%7), fmt.Sprint(i)), func(seq uint64, err error) {
-				if err != nil {
-					t.Error(err)
+				if newest, e := j.Newest(t.Context()); err != nil || e != nil || newest < seq {
+					t.Errorf("sequence %d, %v; newest %d, %v", seq, err, newest, e)
 				}
 				seqs <- seq
 			})
@@ -104,6 +104,9 @@ func Journal(t *testing.T, open func(*testing.T) logs.Journal) {
 		}
 		if _, newest, err := j.Bounds(t.Context()); err != nil || newest != last {
 			t.Errorf("newest = %d, %v; want %d", newest, err, last)
+		}
+		if newest, err := j.Newest(t.Context()); err != nil || newest != last {
+			t.Errorf("Newest() = %d, %v; want %d", newest, err, last)
 		}
 	})
 	check("replay gives each device's records after a place, in order", func(t *testing.T, j *journal) {

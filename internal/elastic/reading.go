@@ -138,7 +138,7 @@ func (h *History) newReading(ctx context.Context, q logs.Query) (*reading, error
 	// journal too.
 	r := &reading{h: h, q: q, visible: h.visible.Load(), decode: logs.NewDecoder(h.Client.entityField), after: place{epoch: nowhere}, before: place{epoch: forever}}
 	var err error
-	if _, r.newest, err = h.Journal.Bounds(ctx); err != nil {
+	if r.newest, err = h.Journal.Newest(ctx); err != nil {
 		return nil, err
 	}
 	bound := func(to *place, c logs.LineCursor, whole int) error {

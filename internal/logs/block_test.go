@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -137,6 +139,44 @@ func TestFilterHoldsItsTokens(t *testing.T) {
 	for _, damaged := range [][]byte{nil, {1}, make([]byte, 16), bytes.Repeat([]byte{0xff}, 40)} {
 		if !mayHold(damaged, []uint64{1}) {
 			t.Errorf("a damaged filter of %d bytes excludes something", len(damaged))
+		}
+	}
+}
+
+// Text in lower case is what the standard library makes of it, and said to be
+// aligned only if each letter is: one that shrinks may make up for one that grows.
+func TestLower(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		text := []byte(rapid.StringMatching(`([@-\[`+"`"+`-{ -~]{0,20}[ÉİȺ☃\x{fffd}]{0,3}){0,5}`).Draw(t, "text"))
+		if rapid.Bool().Draw(t, "damaged") && len(text) > 0 {
+			text = text[:len(text)-1]
+		}
+		got, aligned := lower([]byte("x"), text)
+		if want := "x" + strings.ToLower(string(text)); string(got) != want {
+			t.Fatalf("lower(%q) = %q, not %q", text, got, want)
+		}
+		moves := func(r rune) bool { return utf8.RuneLen(unicode.ToLower(r)) != utf8.RuneLen(r) }
+		if utf8.Valid(text) && aligned == bytes.ContainsFunc(text, moves) {
+			t.Fatalf("lower(%q) says %t", text, aligned)
+		}
+	})
+}
+
+// Words beside letters that have another length in lower case are found.
+func TestFilterOfMovingLetters(t *testing.T) {
+	b := newBuilder("e", "d")
+	for i, message := range []string{"İ one", "two Ⱥ", "three"} {
+		b.add(&Line{Cursor: LineCursor{Cursor{"e", uint64(i + 1)}, 0}, Message: []byte(message)})
+	}
+	var filters filterMaker
+	filter := filters.make(&b.block)
+	for _, word := range []string{"one", "two", "three", "ⱥ"} {
+		m, err := Filter{Pattern: word}.compile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !mayHold(filter, m.keys) || !m.mayMatch(&b.block) {
+			t.Errorf("%q is excluded", word)
 		}
 	}
 }

@@ -118,7 +118,7 @@ func (s *Store) Read(ctx context.Context, q Query) (Result, error) {
 	}
 	// First what is newest and then what is stored: what is stored in between is
 	// found twice, and nothing is missed.
-	_, newest, err := s.journal.Bounds(ctx)
+	newest, err := s.journal.Newest(ctx)
 	if err != nil {
 		return Result{}, err
 	}
@@ -136,7 +136,7 @@ func (s *Store) Read(ctx context.Context, q Query) (Result, error) {
 
 // Count implements History.
 func (s *Store) Count(ctx context.Context, q Query) (lines int64, err error) {
-	_, newest, err := s.journal.Bounds(ctx)
+	newest, err := s.journal.Newest(ctx)
 	if err != nil {
 		return 0, err
 	}

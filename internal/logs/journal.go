@@ -27,6 +27,11 @@ type Journal interface {
 	// journal holds; oldest is newest+1 when it holds none.
 	Bounds(ctx context.Context) (oldest, newest uint64, err error)
 
+	// Newest returns a sequence that no record is beyond which was acknowledged
+	// before the call, to whomever, and up to which the journal had everything.
+	// It mostly costs nothing.
+	Newest(ctx context.Context) (uint64, error)
+
 	// Replay reads the records of the devices (their keys; nil: all) with a sequence
 	// after the given one, in order, in pages, until emit has had everything
 	// that the journal held when Replay was called, and returns the sequence up

@@ -52,6 +52,12 @@ func (m *memory) Bounds(context.Context) (uint64, uint64, error) {
 	return m.oldest, m.newest, nil
 }
 
+func (m *memory) Newest(context.Context) (uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.newest, nil
+}
+
 // forget gives up everything before seq.
 func (m *memory) forget(seq uint64) {
 	m.mu.Lock()

@@ -73,6 +73,7 @@ func (j *Journal) Advance(ctx context.Context, beyond uint64) error {
 			return fleet.E(fleet.Internal, nil, "the journal does not advance beyond %d", newest)
 		}
 		newest = ack.Sequence
+		j.server.acknowledge(newest)
 	}
 	return nil
 }

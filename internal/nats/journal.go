@@ -67,7 +67,8 @@ type Journal struct {
 
 	// Appends. The acknowledgements of one stream to one connection come in the
 	// order of the appends, so a queue holds what is under way.
-	inbox   string // prefix of the reply subjects
+	server  *Server // knows the newest sequence that was acknowledged
+	inbox   string  // prefix of the reply subjects
 	acks    *nats.Subscription
 	slots   chan struct{} // one is taken by each append under way
 	append  sync.Mutex    // keeps queue and wire in one order
@@ -93,7 +94,7 @@ type pending struct {
 // OpenJournal creates or opens the stream. server is where it runs.
 func OpenJournal(ctx context.Context, server *Server, o JournalOptions) (*Journal, error) {
 	j := &Journal{
-		log: o.Log, slots: make(chan struct{}, maxAppends), stop: make(chan struct{}),
+		server: server, log: o.Log, slots: make(chan struct{}, maxAppends), stop: make(chan struct{}),
 		live: make(chan *nats.Msg, liveQueue), lost: make(chan struct{}, 1), watches: map[string]*nats.Subscription{},
 	}
 	conn, err := server.connect(
@@ -158,6 +159,7 @@ func (j *Journal) open(ctx context.Context, o JournalOptions) (err error) {
 		return err
 	}
 	j.config, j.epoch = config, epoch
+	j.server.acknowledge(j.stream.CachedInfo().State.LastSeq)
 	if o.Mark != "" {
 		if err := j.openMark(ctx, o.Mark); err != nil {
 			return err
@@ -227,6 +229,9 @@ func (j *Journal) acked(m *nats.Msg) {
 			err = fleet.E(fleet.Unavailable, err, "The log journal cannot note how far it is")
 		}
 	}
+	if err == nil {
+		j.server.acknowledge(a.Seq)
+	}
 	j.settle(id, a.Seq, err)
 }
 
@@ -283,6 +288,15 @@ func (j *Journal) Bounds(ctx context.Context) (oldest, newest uint64, err error)
 		return state.LastSeq + 1, state.LastSeq, nil
 	}
 	return state.FirstSeq, state.LastSeq, nil
+}
+
+// Newest implements logs.Journal. The server is in this process and nobody else
+// appends to its stream, so what it acknowledged is known without asking it.
+func (j *Journal) Newest(context.Context) (uint64, error) {
+	if j.conn.IsClosed() {
+		return 0, fleet.E(fleet.Unavailable, nats.ErrConnectionClosed, "The log journal is not available")
+	}
+	return j.server.newest.Load(), nil
 }
 
 // Size returns the bytes that the journal holds and the time of its oldest record.

@@ -116,6 +116,9 @@ func bounds(t *testing.T, j *nats.Journal) (oldest, newest uint64) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if known, err := j.Newest(t.Context()); err != nil || known != newest {
+		t.Errorf("Newest() = %d, %v; the journal has up to %d", known, err, newest)
+	}
 	return oldest, newest
 }
 
@@ -253,6 +256,9 @@ func TestJournalClose(t *testing.T) {
 	}
 	if _, _, err := j.Bounds(t.Context()); fleet.KindOf(err) != fleet.Unavailable {
 		t.Errorf("Bounds after Close: %v", err)
+	}
+	if _, err := j.Newest(t.Context()); fleet.KindOf(err) != fleet.Unavailable {
+		t.Errorf("Newest after Close: %v", err)
 	}
 	if err := j.Watch(t.Context(), "dev00001"); fleet.KindOf(err) != fleet.Unavailable {
 		t.Errorf("Watch after Close: %v", err)

@@ -37,6 +37,17 @@ type Server struct {
 	nats   *server.Server
 	gate   *gate
 	mender *mender
+
+	newest atomic.Uint64 // of the journal: what it acknowledged to any connection
+}
+
+// acknowledge notes that the journal has the sequence.
+func (s *Server) acknowledge(seq uint64) {
+	for newest := s.newest.Load(); newest < seq; newest = s.newest.Load() {
+		if s.newest.CompareAndSwap(newest, seq) {
+			return
+		}
+	}
 }
 
 // inProcess is the name that this process's own connections give.

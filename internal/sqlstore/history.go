@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -26,8 +27,9 @@ type History struct {
 	postgres bool
 	filters  filterCache
 
-	mu     sync.Mutex
-	epochs map[string]int64 // by name; never changed, only replaced
+	mu         sync.Mutex
+	epochs     map[string]int64     // by name; never changed, only replaced
+	statements map[string]*sql.Stmt // of the reading connections, by their text; SQLite
 }
 
 var _ logs.Chunks = (*History)(nil)
@@ -44,7 +46,7 @@ func OpenHistory(ctx context.Context, dsn string) (*History, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &History{database: d, postgres: d.read == d.write}, nil
+	return &History{database: d, postgres: d.read == d.write, statements: map[string]*sql.Stmt{}}, nil
 }
 
 // Sealed implements logs.Chunks.
@@ -73,10 +75,13 @@ func (h *History) Sealed(ctx context.Context, epoch string) (upTo uint64, beyond
 	return upTo, beyond, err
 }
 
+// queryer is a transaction or a view.
+type queryer interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
 // each runs a query and calls f for each of its rows.
-func each(ctx context.Context, in interface {
-	QueryContext(context.Context, string, ...any) (*sql.Rows, error)
-}, f func(*sql.Rows) error, query string, args ...any) error {
+func each(ctx context.Context, in queryer, f func(*sql.Rows) error, query string, args ...any) error {
 	rows, err := in.QueryContext(ctx, query, args...)
 	if err != nil {
 		return classify(err)
@@ -214,15 +219,65 @@ func (h *History) View(ctx context.Context, f func(logs.ChunkView) error) error 
 	if err != nil {
 		return classify(err)
 	}
-	defer func() { _ = tx.Rollback() }() // nothing was written
-	return f(&view{History: h, tx: tx})
+	v := &view{History: h, tx: tx}
+	err = f(v)
+	_ = tx.Rollback() // nothing was written
+	h.prepare(ctx, v.unprepared)
+	return err
 }
 
 // view implements logs.ChunkView.
 type view struct {
 	*History
-	tx    *sql.Tx
-	names map[int64]string // of the epochs, by number
+	tx         *sql.Tx
+	names      map[int64]string // of the epochs, by number
+	unprepared []string         // queries that were run and are not prepared
+}
+
+// maxStatements bounds the queries that are kept prepared. They differ in their
+// conditions, and in the number of devices they ask for.
+const maxStatements = 64
+
+// QueryContext runs a query in the view. To SQLite, reading the text of a query
+// is as much work as a short answer to it, so queries are kept prepared.
+// PostgreSQL's driver does so by itself.
+func (v *view) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	v.mu.Lock()
+	statement := v.statements[query]
+	v.mu.Unlock()
+	if statement != nil {
+		return v.tx.StmtContext(ctx, statement).QueryContext(ctx, args...)
+	}
+	if !v.postgres {
+		v.unprepared = append(v.unprepared, query)
+	}
+	return v.tx.QueryContext(ctx, query, args...)
+}
+
+// prepare prepares queries for the views to come. It takes a connection, so
+// whoever holds one must not wait for it: two who do could wait for each other.
+func (h *History) prepare(ctx context.Context, queries []string) {
+	for _, query := range queries {
+		h.mu.Lock()
+		done := h.statements[query] != nil || len(h.statements) >= maxStatements
+		h.mu.Unlock()
+		if done {
+			continue
+		}
+		statement, err := h.read.PrepareContext(ctx, query)
+		if err != nil {
+			return // the next view tries again
+		}
+		h.mu.Lock()
+		old := h.statements[query]
+		if old == nil {
+			h.statements[query] = statement
+		}
+		h.mu.Unlock()
+		if old != nil { // somebody was faster
+			_ = statement.Close()
+		}
+	}
 }
 
 // name returns the name of an epoch. Epochs are few and stay, so they are read
@@ -252,7 +307,7 @@ func (v *view) name(ctx context.Context, number int64) (string, error) {
 // Epochs implements logs.ChunkView.
 func (v *view) Epochs(ctx context.Context) (map[string]int64, error) {
 	epochs := map[string]int64{}
-	err := each(ctx, v.tx, func(row *sql.Rows) error {
+	err := each(ctx, v, func(row *sql.Rows) error {
 		var epoch string
 		var number int64
 		if err := row.Scan(&epoch, &number); err != nil {
@@ -371,7 +426,7 @@ func (v *view) Count(ctx context.Context, q logs.ChunkQuery) (lines int64, err e
 func (v *view) List(ctx context.Context, q logs.ChunkQuery, limit int) ([]logs.Chunk, error) {
 	w, order := selected(q)
 	var chunks []logs.Chunk
-	err := each(ctx, v.tx, func(row *sql.Rows) error {
+	err := each(ctx, v, func(row *sql.Rows) error {
 		var c logs.Chunk
 		err := scanInfo(&c.ChunkInfo, row.Scan)
 		chunks = append(chunks, c)
@@ -405,7 +460,7 @@ func (v *view) addFilters(ctx context.Context, chunks []logs.Chunk) error {
 	if len(unknown) == 0 {
 		return nil
 	}
-	return each(ctx, v.tx, func(row *sql.Rows) error {
+	return each(ctx, v, func(row *sql.Rows) error {
 		var id int64
 		var filter []byte
 		if err := row.Scan(&id, &filter); err != nil {
@@ -470,11 +525,13 @@ func (v *view) Newest(ctx context.Context, epoch, device string) (c logs.ChunkIn
 
 // Data implements logs.ChunkView.
 func (v *view) Data(ctx context.Context, id int64) (data []byte, err error) {
-	err = v.tx.QueryRowContext(ctx, "SELECT data FROM log_data WHERE chunk = $1", id).Scan(&data)
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil
-	}
-	return data, classify(err)
+	err = each(ctx, v, func(row *sql.Rows) error {
+		var driver sql.RawBytes // so that it is copied once
+		err := row.Scan(&driver)
+		data = bytes.Clone(driver)
+		return err
+	}, "SELECT data FROM log_data WHERE chunk = $1", id)
+	return data, err
 }
 
 // Lost implements logs.ChunkView.
@@ -483,7 +540,7 @@ func (v *view) Lost(ctx context.Context, devices []string) ([]logs.Lost, error) 
 	if devices != nil {
 		w.devices("l.device", append([]string{""}, devices...))
 	}
-	lost, err := listLost(ctx, v.tx, &w)
+	lost, err := listLost(ctx, v, &w)
 	for i := range lost {
 		if lost[i].Epoch, err = v.name(ctx, lost[i].EpochNumber); err != nil {
 			return nil, err
@@ -493,8 +550,8 @@ func (v *view) Lost(ctx context.Context, devices []string) ([]logs.Lost, error) 
 }
 
 // listLost leaves the names of the epochs to the caller.
-func listLost(ctx context.Context, tx *sql.Tx, w *where) (lost []logs.Lost, err error) {
-	err = each(ctx, tx, func(row *sql.Rows) error {
+func listLost(ctx context.Context, in queryer, w *where) (lost []logs.Lost, err error) {
+	err = each(ctx, in, func(row *sql.Rows) error {
 		var l logs.Lost
 		var least, most sql.NullInt64
 		if err := row.Scan(&l.Device, &l.EpochNumber, &l.From, &l.To, &l.Reason, &least, &most, &l.Lines); err != nil {
