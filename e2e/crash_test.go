@@ -3,6 +3,8 @@ package e2e_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -72,6 +74,88 @@ func killUnderLoad(t *testing.T, s *server, every time.Duration) {
 	defer steady.mu.Unlock()
 	if steady.opened < kills+1 {
 		t.Errorf("the steady reader had %d streams over %d kills", steady.opened, kills)
+	}
+}
+
+// "signalbox tail --all" prints each acknowledged line once, over kills under
+// load, also those of a device that is made after it began, from its first on.
+func TestTailAllOverKills(t *testing.T) {
+	s := start(t)
+	var talkers []*talker
+	said := func(d device) { talkers = append(talkers, s.talk(d, 10*time.Millisecond, 1+len(talkers)%2, true)) }
+	first := s.device("tail-0")
+	second := s.device("tail-1")
+	tail, out, errs := s.client("tail", "--all", "--json")
+	eventually(t, "the tail follows", func() bool { return s.listed("").Count == 2 })
+	said(first)
+	said(second)
+	const kills = 3
+	for i := range kills {
+		eventually(t, "the tail follows all", func() bool { return s.listed("").Count == len(talkers) })
+		said(s.device(fmt.Sprintf("tail-late-%d", i)))                  // while the tail listens
+		time.Sleep(100*time.Millisecond + rand.N(400*time.Millisecond)) // the moment is random: that is the test
+		s.kill()
+		s.launch()
+		said(s.device(fmt.Sprintf("tail-away-%d", i))) // most likely while it does not
+	}
+	eventually(t, "enough was acknowledged to say anything", func() bool {
+		for _, k := range talkers {
+			if acked, _, _ := k.state(); acked < 100 {
+				return false
+			}
+		}
+		return true
+	})
+	last := map[string]int{}
+	for _, k := range talkers {
+		k.stop()
+		_, last[k.device.Key], _ = k.state()
+	}
+	heard := func() map[string][]int {
+		text, err := os.ReadFile(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := map[string][]int{}
+		for _, l := range toldIn(t, string(text)) {
+			if l.Gap != nil {
+				t.Fatalf("a gap: %s", l.Gap)
+			}
+			all[l.Key] = append(all[l.Key], l.Doc.N)
+		}
+		return all
+	}
+	eventually(t, "the tail has printed everything", func() bool {
+		got := heard()
+		for key, n := range last {
+			if !slices.Contains(got[key], n) {
+				return false
+			}
+		}
+		return true
+	})
+	if err := tail.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = tail.Wait()
+	got := heard()
+	for _, k := range talkers {
+		printed := map[int]int{}
+		for i, n := range got[k.device.Key] {
+			if printed[n]++; printed[n] > 1 || i > 0 && n <= got[k.device.Key][i-1] {
+				t.Fatalf("%s: line %d came twice or out of order", k.device.Entity, n)
+			}
+		}
+		k.mu.Lock()
+		for n := range k.acked {
+			if printed[n] == 0 {
+				t.Errorf("%s: line %d of %d was acknowledged and not printed", k.device.Entity, n, len(k.acked))
+			}
+		}
+		k.mu.Unlock()
+	}
+	if n := strings.Count(tailOf(errs), "connection lost"); n < kills {
+		t.Errorf("the tail lost its connection %d times over %d kills", n, kills)
 	}
 }
 

@@ -79,7 +79,7 @@ func TestCommandLine(t *testing.T) {
 	f("--help", 0, `serve .*tail .*logs .*sim .*version .*completion`, "")
 	f("serve --help", 0, `signalbox serve.*--port=PORT .*default\s+3101,\s+\$PORT`, "")
 	f("tail --help", 0, `signalbox tail --all`, "")
-	f("logs --help", 0, `signalbox logs kitchen-sensor hallway -n 1000 -f.*--since=TIME .*-n, --lines=N .*regular\s+expression \(RE2\)`, "")
+	f("logs --help", 0, `signalbox logs kitchen-sensor hallway -n 1000 -f.*regular\s+expression \(RE2\).*--since=TIME .*-n, --lines=N `, "")
 	f("sim --help", 0, `signalbox sim --devices 200`, "")
 	f("version --help", 0, `signalbox version`, "")
 	f("completion --help", 0, `source <\(signalbox completion bash\)`, "")

@@ -44,9 +44,7 @@ func newAPI(server, token string, client *http.Client, p pace) (*api, error) {
 	}
 	a := &api{base: base, token: token, pace: p, most: maxAnswer}
 	if client == nil {
-		transport := http.DefaultTransport.(*http.Transport).Clone()
-		transport.MaxIdleConnsPerHost = subscribers
-		a.http, a.own = &http.Client{Transport: transport}, true
+		a.http, a.own = &http.Client{Transport: http.DefaultTransport.(*http.Transport).Clone()}, true
 		return a, nil
 	}
 	endless := *client
@@ -133,12 +131,27 @@ func (a *api) models(ctx context.Context) ([]model, error) {
 	return answer.Models, err
 }
 
-// subscribe makes the stream carry the device's lines. Idempotent.
-func (a *api) subscribe(ctx context.Context, requestID string, deviceID int64) error {
-	return a.call(ctx, http.MethodPost, a.base.JoinPath("api/device-logs/subscribe"), a.pace.call, struct {
-		RequestID string `json:"request_id"`
-		DeviceID  int64  `json:"device_id"`
-	}{requestID, deviceID}, nil)
+// subscription is what a stream is to carry: one of a device, some, a model's, and all.
+type subscription struct {
+	RequestID string  `json:"request_id"`
+	DeviceID  int64   `json:"device_id,omitempty"`
+	DeviceIDs []int64 `json:"device_ids,omitempty"`
+	ModelID   int64   `json:"model_id,omitempty"`
+	All       bool    `json:"all,omitempty"`
+	lineFilter
+}
+
+// lineFilter says which lines of them; "" is any.
+type lineFilter struct {
+	Level string `json:"level,omitempty"`
+	Tag   string `json:"tag,omitempty"`
+	Query string `json:"query,omitempty"`
+	Regex string `json:"regex,omitempty"`
+}
+
+// subscribe makes the stream carry that. Idempotent.
+func (a *api) subscribe(ctx context.Context, s subscription) error {
+	return a.call(ctx, http.MethodPost, a.base.JoinPath("api/device-logs/subscribe"), a.pace.call, s, nil)
 }
 
 // get asks and reads the JSON answer into out, within the time. Its errors are

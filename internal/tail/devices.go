@@ -11,8 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"signalbox/internal/fleet"
 )
 
@@ -170,209 +168,124 @@ func edits(a, b string) int {
 	return row[len(to)]
 }
 
-const (
-	subscribers = 8 // subscribe requests under way at a time
-	tooManyAsks = 5 // refusals for being too many, until we believe them
-)
+// tooManyAsks is how many refusals for being too many we take until we believe them.
+const tooManyAsks = 5
 
-// follower keeps a stream subscribed to the devices it should carry. It lives
-// as long as the tail; one connection after the other uses it.
+// follower keeps a stream subscribed to what it should carry. It lives as long
+// as the tail; one connection after the other uses it.
 type follower struct {
 	api       *api
 	requestID string
-	all       bool  // also the devices that come later
+	all       bool  // every device, also those that come later
 	model     int64 // with all: only those of that model; 0: of any
+	filter    lineFilter
 	pace      pace
 
-	wanted []device
-	// followed are the devices whose lines the stream may have carried already.
-	followed map[int64]bool
-	told     map[int64]bool // a notice that the device is not followed was given
-	doubted  map[int64]bool // the last attempt was forbidden
-	// forbidden is the last refusal of that kind that was more than a doubt.
-	forbidden *refused
-}
-
-func newFollower(a *api, requestID string, all bool, p pace) *follower {
-	return &follower{
-		api: a, requestID: requestID, all: all, pace: p,
-		followed: map[int64]bool{}, told: map[int64]bool{}, doubted: map[int64]bool{},
-	}
+	wanted  []device // that were named; with all: those there were at the start
+	doubted bool     // the last attempt was forbidden
 }
 
 // report is what a follower tells the connection it works for.
 type report struct {
-	settled bool     // what was followed before is followed again
-	devices []device // all devices, when they were listed anew
-	notice  string
+	subscribed bool
+	gone       []device // that were named and do not exist any more
 }
 
-// run subscribes the stream: first to the devices that were followed before,
-// then to the others, and with all to those that come later. It returns when
-// there is nothing more to do, when ctx ends (nil), or with an error after which this
-// connection is of no use: a *lost if another may do better.
+// run subscribes the stream, in one request: so its events speak for all of
+// the devices. It returns when that is done, when ctx ends (nil), or with an
+// error after which this connection is of no use: a *lost if another may do better.
 func (f *follower) run(ctx context.Context, send func(report)) error {
-	var again, fresh []device
-	for _, d := range f.wanted {
-		if f.followed[d.ID] {
-			again = append(again, d)
-		} else {
-			fresh = append(fresh, d)
-		}
-	}
-	if err := f.subscribe(ctx, again, send); err != nil || ctx.Err() != nil {
-		return err
-	}
-	send(report{settled: true})
-	if err := f.subscribe(ctx, fresh, send); err != nil || ctx.Err() != nil {
-		return err
-	}
-	switch {
-	case len(f.followed) == 0 && f.forbidden != nil:
-		return f.forbidden
-	case len(f.followed) == 0 && !f.all:
-		return fleet.E(fleet.NotFound, nil, "There is nothing to follow: no device that was named can be followed")
-	case !f.all:
-		return nil
-	}
-	for sleep(ctx, f.pause()) == nil {
-		if err := f.refresh(ctx, send); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// pause returns how long to wait before the next look for new devices. Who has
-// none yet is making the first, and looks for its lines.
-func (f *follower) pause() time.Duration {
-	if len(f.followed) == 0 {
-		return f.pace.first
-	}
-	return f.pace.relist
-}
-
-// refresh looks for devices that came, went or can be followed by now.
-func (f *follower) refresh(ctx context.Context, send func(report)) error {
-	devices, err := f.api.devices(ctx, f.model)
-	switch kind := fleet.KindOf(err); {
-	case err == nil:
-	case kind == fleet.Unauthenticated, kind == fleet.Forbidden:
-		return err
-	default:
-		return nil // it is tried again soon, and the stream tells if the server is gone
-	}
-	f.wanted = devices
-	send(report{devices: devices})
-	exists := map[int64]bool{}
-	var fresh []device
-	for _, d := range devices {
-		exists[d.ID] = true
-		if !f.followed[d.ID] {
-			fresh = append(fresh, d)
-		}
-	}
-	maps.DeleteFunc(f.followed, func(id int64, _ bool) bool { return !exists[id] })
-	return f.subscribe(ctx, fresh, send)
-}
-
-// subscribe subscribes to devices, some at a time, and returns when each has
-// its answer or ctx has ended.
-func (f *follower) subscribe(ctx context.Context, devices []device, send func(report)) error {
-	results := make([]error, len(devices))
-	var group errgroup.Group
-	group.SetLimit(subscribers)
-	for i, d := range devices {
-		group.Go(func() error {
-			results[i] = f.ask(ctx, d.ID)
-			return nil
-		})
-	}
-	_ = group.Wait()
-
-	var end error
-	var skipped skips
-	for i, d := range devices {
-		err := results[i]
+	for {
+		err := f.ask(ctx)
 		r, answered := errors.AsType[*refused](err)
-		if !answered {
-			// No answer is no refusal: the server may have done it.
-			f.followed[d.ID] = true
-			if err == nil {
-				delete(f.told, d.ID)
-				delete(f.doubted, d.ID)
-				f.forbidden = nil
-			} else if fleet.KindOf(err) != fleet.Unavailable && ctx.Err() == nil {
-				end = err
-			}
-			continue
-		}
 		switch {
 		case ctx.Err() != nil:
 			// The connection ended while we were asking. What it was refused
 			// does not count: a server that restarts knows none of our streams.
-		case r.status == http.StatusForbidden && !f.doubted[d.ID]:
+			return nil
+		case err == nil:
+			f.doubted = false
+			send(report{subscribed: true})
+			return nil
+		case answered && r.status == http.StatusForbidden && !f.doubted:
 			// Forbidden also means that the server does not know the stream,
 			// because it ended without our having noticed.
-			f.doubted[d.ID] = true
-			if end == nil {
-				end = &lost{why: r.Error()}
-			}
-		case r.status == http.StatusNotFound, f.all && (r.status == http.StatusForbidden || r.status == http.StatusTooManyRequests):
-			delete(f.followed, d.ID)
-			if r.status == http.StatusForbidden {
-				f.forbidden = r
-			}
-			if !f.told[d.ID] {
-				f.told[d.ID] = true
-				skipped.add(d, r)
-			}
-		default:
-			end = err
+			f.doubted = true
+			return &lost{why: r.Error()}
+		case !answered || r.status != http.StatusNotFound || f.all:
+			return err
+		}
+		gone, err := f.leave(ctx)
+		switch {
+		case err != nil:
+			return err
+		case len(gone) > 0:
+			send(report{gone: gone})
+		}
+		switch {
+		case len(f.wanted) == 0:
+			return errNothingLeft()
+		case len(gone) == 0 && len(f.wanted) == 1 && f.wanted[0].EntityID == nil:
+			return fleet.E(fleet.NotFound, nil, "%s has no entity id, so there is nothing to follow", f.wanted[0].label())
+		case len(gone) == 0:
+			return r
 		}
 	}
-	for _, s := range skipped {
-		send(report{notice: s.String()})
-	}
-	return end
 }
 
-// skips are devices that are not followed, by reason.
-type skips []*skip
-
-type skip struct {
-	why    string
-	labels []string
+func errNothingLeft() error {
+	return fleet.E(fleet.NotFound, nil, "There is nothing left to follow: what was named has been deleted")
 }
 
-func (s *skips) add(d device, r *refused) {
-	why := r.Error()
-	if r.status == http.StatusNotFound && d.EntityID == nil {
-		why = "no entity id"
+// leave takes what does not exist any more from the devices that were named.
+func (f *follower) leave(ctx context.Context) (gone []device, err error) {
+	devices, err := f.api.devices(ctx, 0)
+	if err != nil {
+		if r, ok := errors.AsType[*refused](err); ok && r.transient() || fleet.KindOf(err) == fleet.Unavailable {
+			return nil, &lost{why: err.Error()}
+		}
+		return nil, err
 	}
-	for _, have := range *s {
-		if have.why == why {
-			have.labels = append(have.labels, d.label())
-			return
+	now := map[int64]device{}
+	for _, d := range devices {
+		now[d.ID] = d
+	}
+	var left []device
+	for _, d := range f.wanted {
+		if as, ok := now[d.ID]; ok {
+			left = append(left, as)
+		} else {
+			gone = append(gone, d)
 		}
 	}
-	*s = append(*s, &skip{why, []string{d.label()}})
+	f.wanted = left
+	return gone, nil
 }
 
-// String is the notice of it.
-func (s *skip) String() string {
-	const shown = 5
-	list, more := s.labels, ""
-	if n := len(list); n > shown {
-		list, more = list[:shown], fmt.Sprintf(" and %d more", n-shown)
+// deleted takes out a device that the server says is deleted, and reports
+// whether something is left that may have lines.
+func (f *follower) deleted(id int64) bool {
+	f.wanted = slices.DeleteFunc(slices.Clone(f.wanted), func(d device) bool { return d.ID == id })
+	return f.all || len(f.wanted) > 0
+}
+
+// ask makes the request. What may succeed later it tries again, until ctx ends.
+func (f *follower) ask(ctx context.Context) error {
+	s := subscription{RequestID: f.requestID, lineFilter: f.filter}
+	switch {
+	case f.model != 0:
+		s.ModelID = f.model
+	case f.all:
+		s.All = true
+	case len(f.wanted) == 1:
+		s.DeviceID = f.wanted[0].ID
+	default:
+		for _, d := range f.wanted {
+			s.DeviceIDs = append(s.DeviceIDs, d.ID)
+		}
 	}
-	return fmt.Sprintf("--- not followed (%s): %s%s ---", s.why, strings.Join(list, ", "), more)
-}
-
-// ask subscribes to one device. What may succeed later it tries again, until ctx ends.
-func (f *follower) ask(ctx context.Context, id int64) error {
 	for attempt := 0; ; attempt++ {
-		err := f.api.subscribe(ctx, f.requestID, id)
+		err := f.api.subscribe(ctx, s)
 		var after time.Duration
 		if r, ok := errors.AsType[*refused](err); ok {
 			if !r.transient() || r.status == http.StatusTooManyRequests && attempt+1 == tooManyAsks {

@@ -14,12 +14,12 @@ import (
 type event struct {
 	id    string        // the last event id, with this event
 	retry time.Duration // the reconnection time asked for, so far
-	size  int           // of the data, in bytes
 
 	ready    bool
 	rejected *rejection
 	logs     *logsPayload
 	gap      *gapPayload
+	deleted  *deletedPayload
 	bad      error // the data could not be read
 	err      error // the stream ended
 }
@@ -52,6 +52,11 @@ type gapPayload struct {
 	Reason    string `json:"reason"`
 }
 
+// deletedPayload names a device that was followed and is deleted.
+type deletedPayload struct {
+	DeviceID int64 `json:"device_id"`
+}
+
 // rejection is the server's refusal of a stream.
 type rejection struct {
 	Status  int    `json:"status"`
@@ -74,7 +79,7 @@ func read(dec *sse.Decoder, events chan<- event) {
 	defer close(events)
 	for {
 		msg, err := dec.Next()
-		ev := event{id: dec.LastID(), retry: dec.Retry(), size: len(msg.Data), err: err}
+		ev := event{id: dec.LastID(), retry: dec.Retry(), err: err}
 		if err == nil {
 			ev.parse(msg)
 		}
@@ -108,9 +113,12 @@ func (ev *event) parse(msg sse.Message) {
 		case "log-gap":
 			ev.gap = &gapPayload{}
 			ev.bad = json.Unmarshal(app.Payload, ev.gap)
+		case "device-deleted":
+			ev.deleted = &deletedPayload{}
+			ev.bad = json.Unmarshal(app.Payload, ev.deleted)
 		}
 		if ev.bad != nil {
-			ev.logs, ev.gap = nil, nil
+			ev.logs, ev.gap, ev.deleted = nil, nil, nil
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -43,7 +44,7 @@ type server struct {
 	conn       *conn
 	lists      int
 	opened     []opening
-	subscribed []int64
+	subscribed []subscription
 	changed    chan struct{} // closed with the next subscription
 }
 
@@ -61,6 +62,8 @@ type conn struct {
 	requestID string
 	place     logs.Position // what the stream has had
 	devices   map[int64]bool
+	model     string // of which every device is followed; "" is any
+	all       bool   // every device, or every one of model
 	wake      chan struct{}
 }
 
@@ -166,7 +169,7 @@ func (s *server) next(c *conn) *sse.Frame {
 	for i, rec := range s.journal {
 		seq := uint64(i + 1)
 		at := slices.IndexFunc(s.fleet, func(d device) bool { return d.ID == rec.device })
-		if !c.devices[rec.device] || seq <= c.place.Of(s.fleet[at].Key) {
+		if !s.carries(c, rec.device) || seq <= c.place.Of(s.fleet[at].Key) {
 			continue
 		}
 		if c.place.Apart == nil {
@@ -182,17 +185,19 @@ func (s *server) next(c *conn) *sse.Frame {
 	return nil
 }
 
+// carries reports whether the stream should have the device's lines.
+func (s *server) carries(c *conn, device int64) bool {
+	return c.devices[device] || c.all && s.isOf(device, c.model)
+}
+
 func (s *server) subscribe(w http.ResponseWriter, r *http.Request) {
-	var in struct {
-		RequestID string `json:"request_id"`
-		DeviceID  int64  `json:"device_id"`
-	}
+	var in subscription
 	if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
 		problem(w, http.StatusBadRequest, "bad body")
 		return
 	}
 	s.mu.Lock()
-	s.subscribed = append(s.subscribed, in.DeviceID)
+	s.subscribed = append(s.subscribed, in)
 	n := len(s.subscribed)
 	s.mu.Unlock()
 	if s.onSubscribe != nil && s.onSubscribe(n, in.DeviceID, w) {
@@ -200,21 +205,38 @@ func (s *server) subscribe(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at := slices.IndexFunc(s.fleet, func(d device) bool { return d.ID == in.DeviceID })
-	switch {
-	case s.conn == nil || s.conn.requestID != in.RequestID:
+	if s.conn == nil || s.conn.requestID != in.RequestID {
 		problem(w, http.StatusForbidden, "No identity binding for this SSE connection")
-	case at < 0:
-		problem(w, http.StatusNotFound, fmt.Sprintf("Device %d was not found", in.DeviceID))
-	case s.fleet[at].EntityID == nil:
-		problem(w, http.StatusNotFound, fmt.Sprintf("Device entity ID %d was not found", in.DeviceID))
-	default:
-		s.conn.devices[in.DeviceID] = true
-		s.conn.signal()
-		close(s.changed)
-		s.changed = make(chan struct{})
-		json.NewEncoder(w).Encode(map[string]string{"status": "subscribed", "device_entity_id": *s.fleet[at].EntityID})
+		return
 	}
+	ids := in.DeviceIDs
+	if in.DeviceID != 0 {
+		ids = []int64{in.DeviceID}
+	}
+	for _, id := range ids {
+		at := slices.IndexFunc(s.fleet, func(d device) bool { return d.ID == id })
+		if at < 0 {
+			problem(w, http.StatusNotFound, fmt.Sprintf("Device %d was not found", id))
+			return
+		}
+		if in.DeviceID != 0 && s.fleet[at].EntityID == nil {
+			problem(w, http.StatusNotFound, fmt.Sprintf("Device entity ID %d was not found", id))
+			return
+		}
+	}
+	for _, id := range ids {
+		s.conn.devices[id] = true
+	}
+	if in.All || in.ModelID != 0 {
+		s.conn.all = true
+		if in.ModelID != 0 {
+			s.conn.model = strconv.FormatInt(in.ModelID, 10)
+		}
+	}
+	s.conn.signal()
+	close(s.changed)
+	s.changed = make(chan struct{})
+	json.NewEncoder(w).Encode(map[string]string{"status": "subscribed"})
 }
 
 func (c *conn) signal() {
@@ -310,7 +332,7 @@ func (s *sink) wait(t *testing.T, text string) {
 }
 
 // quick are waits short enough for a test.
-var quick = pace{idle: 20 * time.Second, first: 5 * time.Millisecond, relist: 5 * time.Millisecond, minWait: time.Millisecond, maxWait: 20 * time.Millisecond}
+var quick = pace{idle: 20 * time.Second, minWait: time.Millisecond, maxWait: 20 * time.Millisecond}
 
 // running is a tail at work.
 type running struct {

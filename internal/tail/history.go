@@ -338,24 +338,10 @@ func (g *pastGap) before(p *page) int {
 }
 
 // goOn makes the tail resume as if it had followed the devices up to complete
-// and lost its connection there: it prints nothing before all are followed
-// again, and what came since first. So there is no seam, whatever happens to
-// the connections.
+// and lost its connection there. So there is no seam, whatever happens to the
+// connections.
 func (h *history) goOn(complete logs.LineCursor) {
-	if complete == (logs.LineCursor{}) {
-		return
-	}
-	// Named, a device keeps its place in every id until it is followed. That
-	// matters if many are, and the connection is lost meanwhile.
-	apart := map[string]uint64{}
-	for _, d := range h.follow.wanted {
-		if d.EntityID != nil {
-			apart[d.Key] = complete.Seq
-			h.follow.followed[d.ID] = true
-		}
-	}
-	h.lastID = logs.Position{Cursor: complete.Cursor, Apart: apart}.String()
-	if _, err := logs.ParsePosition(h.lastID); err != nil { // too many to be named
+	if complete != (logs.LineCursor{}) {
 		h.lastID = complete.Cursor.String()
 	}
 }

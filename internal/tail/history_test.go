@@ -10,7 +10,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -288,46 +287,6 @@ func TestFollowsWithoutSeam(t *testing.T) {
 	f("newest", HistoryConfig{Config: Config{All: true}})
 	f("all", HistoryConfig{Config: Config{Devices: []string{"lamp", "door"}}, Lines: &n})
 	f("since", HistoryConfig{Config: Config{Model: "sensor"}, Since: "2026-01-01"})
-}
-
-// The id of an event speaks for all devices: one that comes before all are
-// followed must not count, or the lines of the others since the history are lost.
-func TestSeamWaitsForAllDevices(t *testing.T) {
-	s := newServer(t, lamp(), door())
-	followed, broken := make(chan struct{}), make(chan struct{})
-	s.onOpen = func(n int, w http.ResponseWriter, r *http.Request) bool {
-		script(w, readyEvent)
-		if n == 1 {
-			<-followed
-			script(w, logEvent("e-1", 5, batch("", "one")))
-			return true // ends
-		}
-		if n == 2 {
-			close(broken)
-		}
-		script(w, logEvent("e-1", 5, batch("", "one")), logEvent("e-2", 6, batch("", "two")))
-		<-r.Context().Done()
-		return true
-	}
-	var lamps, doors atomic.Int32
-	s.onSubscribe = func(_ int, device int64, _ http.ResponseWriter) bool {
-		if device == 5 && lamps.Add(1) == 1 {
-			close(followed)
-		}
-		if device == 6 && doors.Add(1) == 1 {
-			<-broken // no answer before the first stream is over
-		}
-		return true
-	}
-	r := look(t, s, HistoryConfig{Config: Config{All: true}, Follow: true})
-	r.out.wait(t, "two")
-	r.stop(t)
-	if diff := cmp.Diff([]string{"one", "two"}, messages(r.out.String())); diff != "" {
-		t.Error(diff)
-	}
-	if opened := s.openings(); opened[0].lastID != "e-0~0.aaaa2222.bbbb3333" || opened[1].lastID != opened[0].lastID {
-		t.Errorf("began after %q and %q", opened[0].lastID, opened[1].lastID)
-	}
 }
 
 // What is followed is filtered like what was read.

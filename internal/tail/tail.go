@@ -6,10 +6,8 @@
 // an id, and a reader that connects again under the same request id and tells
 // the last id it has seen continues there. A line is printed when its event
 // was decoded completely, and the id moves with it. The id speaks for all
-// devices of the stream at once, so after a reconnection nothing is printed,
-// and the id does not move, before every device that was followed is followed
-// again: a second loss in between would otherwise skip the lines of those
-// devices that were not.
+// devices of the stream at once; so all of them are subscribed in one request,
+// which the server carries out as a whole, before it sends another event.
 package tail
 
 import (
@@ -62,8 +60,6 @@ type pace struct {
 	idle    time.Duration // silence after which a stream counts as lost; heartbeats come every 15 s
 	call    time.Duration // for one request other than those below and the stream
 	page    time.Duration // for a page of the history, which the server may search for 10 s
-	first   time.Duration // between two looks for new devices while none is followed
-	relist  time.Duration // between two such looks later
 	minWait time.Duration // before the first reconnection
 	maxWait time.Duration // between later ones
 }
@@ -72,8 +68,6 @@ var defaultPace = pace{
 	idle:    45 * time.Second,
 	call:    15 * time.Second,
 	page:    time.Minute,
-	first:   time.Second,
-	relist:  30 * time.Second,
 	minWait: 500 * time.Millisecond,
 	maxWait: 15 * time.Second,
 }
@@ -87,8 +81,6 @@ func (p pace) orDefault() pace {
 	or(&p.idle, defaultPace.idle)
 	or(&p.call, defaultPace.call)
 	or(&p.page, defaultPace.page)
-	or(&p.first, defaultPace.first)
-	or(&p.relist, defaultPace.relist)
 	or(&p.minWait, defaultPace.minWait)
 	or(&p.maxWait, defaultPace.maxWait)
 	return p
@@ -101,13 +93,8 @@ func (p pace) backoff(attempt int) time.Duration {
 	return d/2 + mathrand.N(d/2+1)
 }
 
-const (
-	// maxAsked bounds the wait that a server can ask for.
-	maxAsked = 5 * time.Minute
-	// maxHeld bounds, in bytes, what is kept back while devices are being
-	// followed again; beyond it the stream is not read.
-	maxHeld = 8 << 20
-)
+// maxAsked bounds the wait that a server can ask for.
+const maxAsked = 5 * time.Minute
 
 // lost is why a connection ended, when another one may do better.
 type lost struct {
@@ -120,7 +107,8 @@ func (l *lost) Error() string { return l.why }
 // Run follows the devices until ctx ends, and then returns nil; it does the
 // same when nobody reads Out any more (EPIPE). Its other errors are
 // *fleet.Error: Invalid for a mistake in cfg and for a name that several
-// devices bear, NotFound for a device that does not exist or can have no lines,
+// devices bear, NotFound for a device that does not exist or can have no lines
+// and when all that were named have been deleted,
 // Unauthenticated and Forbidden when the server refuses the token, Unavailable
 // when the server cannot be reached at the start; TooMany when the server
 // keeps refusing a device that was asked for by name.
@@ -156,11 +144,12 @@ type tail struct {
 	printer *printer
 	note    func(format string, args ...any) // one line about the connection
 
-	lastID    string        // where the next connection goes on
-	retry     time.Duration // what the stream asked to wait before a reconnection
-	progress  bool          // the present connection brought something
-	connected bool          // there has been a stream
-	lostAt    time.Time     // zero while connected
+	lastID    string         // where the next connection goes on
+	retry     time.Duration  // what the stream asked to wait before a reconnection
+	progress  bool           // the present connection brought something
+	connected bool           // there has been a stream
+	unnamed   map[int64]bool // devices that were looked up and not found
+	lostAt    time.Time      // zero while connected
 }
 
 func newTail(cfg Config) (*tail, error) {
@@ -194,7 +183,7 @@ func newTail(cfg Config) (*tail, error) {
 		cfg:     cfg,
 		pace:    p,
 		api:     a,
-		follow:  newFollower(a, newRequestID(), cfg.All || cfg.Model != "", p),
+		follow:  &follower{api: a, requestID: newRequestID(), all: cfg.All || cfg.Model != "", filter: cfg.wire(), pace: p},
 		printer: &printer{json: cfg.JSON, color: outColor, shows: shows, zone: zone},
 		note: func(format string, args ...any) {
 			line := escape(fmt.Sprintf(format, args...))
@@ -205,6 +194,17 @@ func newTail(cfg Config) (*tail, error) {
 			io.WriteString(cfg.Err, line+"\n")
 		},
 	}, nil
+}
+
+// wire returns the part of the filter that the server applies; what comes is
+// filtered by all of it.
+func (cfg *Config) wire() lineFilter {
+	const most = 1024 // bytes that the server takes
+	f := lineFilter{Level: cfg.Level, Tag: cfg.Tag, Query: cfg.Word, Regex: cfg.Grep}
+	if len(f.Regex) > most {
+		f.Regex = ""
+	}
+	return f
 }
 
 // newRequestID names the stream: 32 of [a-z0-9].
@@ -363,21 +363,12 @@ func (t *tail) session(ctx context.Context) error {
 	defer cancel(nil)
 
 	ready := false
-	settled := len(t.follow.followed) == 0 // nothing has to be followed again
-	var held []event
-	size := 0
 	for {
-		in, full := events, (<-chan struct{})(nil)
-		if size > maxHeld {
-			in, full = nil, ctx.Done()
-		}
 		select {
-		case ev := <-in:
+		case ev := <-events:
 			switch {
 			case ev.err != nil || ev.rejected != nil:
-				if settled {
-					t.lastID = ev.id // everything up to it was taken
-				}
+				t.lastID = ev.id // everything up to it was taken
 				t.retry = ev.retry
 				if ev.rejected != nil {
 					return ev.rejected.reason()
@@ -396,43 +387,63 @@ func (t *tail) session(ctx context.Context) error {
 						cancel(err) // read ends with that cause
 					}
 				})
-			case !settled:
-				held = append(held, ev)
-				size += ev.size
+			case ev.deleted != nil:
+				if !t.deleted(ev.deleted.DeviceID) {
+					return errNothingLeft()
+				}
 			default:
-				if err := t.take(ev); err != nil {
+				if err := t.take(ctx, ev); err != nil {
 					return err
 				}
 			}
 		case r := <-reports:
-			if r.notice != "" {
-				t.note("%s", r.notice)
+			for _, d := range r.gone {
+				t.note("--- %s was deleted ---", d.label())
 			}
-			if r.devices != nil {
-				t.printer.know(r.devices, t.follow.all)
-			}
-			if !r.settled {
-				break
-			}
-			if !t.lostAt.IsZero() {
+			if r.subscribed && !t.lostAt.IsZero() {
 				t.note("--- resumed after %v ---", time.Since(t.lostAt).Round(100*time.Millisecond))
 				t.lostAt = time.Time{}
 			}
-			settled = true
-			for _, ev := range held {
-				if err := t.take(ev); err != nil {
-					return err
-				}
-			}
-			held, size = nil, 0
-		case <-full:
-			return t.ended(ctx, context.Cause(ctx))
 		}
 	}
 }
 
+// deleted says that a device is deleted, and reports whether there is
+// something left to follow.
+func (t *tail) deleted(id int64) bool {
+	if n, ok := t.printer.names[id]; ok {
+		t.note("--- %s was deleted ---", n.device.label())
+	} else {
+		t.note("--- device %d was deleted ---", id)
+	}
+	return t.follow.deleted(id)
+}
+
+// meet looks a device up that was made after the others were listed. If that
+// fails, what it says appears under its entity id.
+func (t *tail) meet(ctx context.Context, id int64) {
+	if _, known := t.printer.names[id]; known || id == 0 || t.unnamed[id] {
+		return
+	}
+	if devices, err := t.api.devices(ctx, t.follow.model); err == nil {
+		t.printer.know(devices, t.follow.all)
+	}
+	if _, known := t.printer.names[id]; !known {
+		if t.unnamed == nil {
+			t.unnamed = map[int64]bool{}
+		}
+		t.unnamed[id] = true
+	}
+}
+
 // take prints an event.
-func (t *tail) take(ev event) error {
+func (t *tail) take(ctx context.Context, ev event) error {
+	switch {
+	case ev.logs != nil:
+		t.meet(ctx, ev.logs.DeviceID)
+	case ev.gap != nil:
+		t.meet(ctx, ev.gap.DeviceID)
+	}
 	if ev.bad != nil {
 		t.note("--- an event could not be read: %v ---", ev.bad)
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -32,7 +33,9 @@ func (s *server) ready(t *testing.T, n int) {
 		s.mu.Lock()
 		have, changed := 0, s.changed
 		if s.conn != nil {
-			have = len(s.conn.devices)
+			if have = len(s.conn.devices); s.conn.all {
+				have = len(s.fleet)
+			}
 		}
 		s.mu.Unlock()
 		if have >= n {
@@ -135,63 +138,6 @@ func logEvent(id string, device int64, body string) string {
 }
 
 const readyEvent = "event: ready\ndata:\n\n"
-
-// The id of an event speaks for all devices. One that comes while only some of
-// them are followed again must not count.
-func TestHoldsLinesUntilAllAreFollowedAgain(t *testing.T) {
-	s := newServer(t, lamp(), door())
-	broken := make(chan struct{})
-	sent := make(chan struct{}, 1)
-	subscribed := make(chan struct{})
-	s.onOpen = func(n int, w http.ResponseWriter, r *http.Request) bool {
-		switch n {
-		case 1:
-			script(w, readyEvent)
-			<-subscribed
-			script(w, logEvent("e-5", 5, batch("", "one")))
-			return true // ends
-		case 2:
-			script(w, readyEvent)
-			<-sent // the lamp is followed again, the door is not
-			script(w, logEvent("e-10", 5, batch("", "two")))
-			return true
-		default:
-			if n == 3 {
-				close(broken) // the client gave that request up with its stream
-			}
-			script(w, readyEvent, logEvent("e-10", 5, batch("", "two")), logEvent("e-11", 6, batch("", "three")))
-			<-r.Context().Done()
-			return true
-		}
-	}
-	var first, door atomic.Int32
-	s.onSubscribe = func(n int, device int64, w http.ResponseWriter) bool {
-		if device == 6 && door.Add(1) == 2 {
-			sent <- struct{}{}
-			<-broken // no answer before the second stream is over
-			return true
-		}
-		if first.Add(1) == 2 {
-			close(subscribed)
-		}
-		return true
-	}
-	r := start(t, s, Config{All: true})
-	r.out.wait(t, "three")
-	r.stop(t)
-	var messages []string
-	for line := range strings.Lines(r.out.String()) {
-		_, m, _ := strings.Cut(line, "| ")
-		messages = append(messages, strings.TrimSpace(m))
-	}
-	if diff := cmp.Diff([]string{"one", "two", "three"}, messages); diff != "" {
-		t.Error(diff)
-	}
-	opened := s.openings()
-	if opened[1].lastID != "e-5" || opened[2].lastID != "e-5" {
-		t.Errorf("resumed from %q and %q", opened[1].lastID, opened[2].lastID)
-	}
-}
 
 // An id without an event moves the place too: nothing was said until the loss,
 // however that came about.
@@ -403,7 +349,7 @@ func TestEndsWhenTheServerRefuses(t *testing.T) {
 			return true
 		}
 	}, named, fleet.Invalid, "Field required")
-	f("no entity id", nil, Config{Devices: []string{"mute"}}, fleet.NotFound, "nothing to follow")
+	f("no entity id", nil, Config{Devices: []string{"mute"}}, fleet.NotFound, "Mute has no entity id")
 }
 
 // A refusal that another stream may not meet.
@@ -483,41 +429,95 @@ func TestUsage(t *testing.T) {
 }
 
 func TestAllFollowsDevicesThatComeLater(t *testing.T) {
-	s := newServer(t, lamp(), dev(7, "cccc4444", "Mute", ""), dev(8, "dddd5555", "", ""))
-	r := start(t, s, Config{All: true})
-	s.ready(t, 1)
+	s := newServer(t)
+	r := start(t, s, Config{All: true, Level: "info", Tag: "wifi", Grep: "^[a-z]+$"})
+	r.err.wait(t, "no devices yet")
+	s.ready(t, 0)
+	s.mu.Lock()
+	s.fleet = append(s.fleet, lamp(), dev(7, "cccc4444", "Mute", ""))
+	s.mu.Unlock()
+	s.ready(t, 2)
 	s.say(5, "first")
-	r.out.wait(t, "first")
-	r.err.wait(t, "not followed") // before they can be
+	s.say(7, "second")
+	r.out.wait(t, "second")
 	s.mu.Lock()
 	s.fleet = append(s.fleet, door())
-	s.fleet[1] = dev(7, "cccc4444", "Mute", "mute_entity")
 	s.mu.Unlock()
-	s.ready(t, 3)
-	s.say(6, "second")
-	r.out.wait(t, "second")
-	s.say(7, "third")
-	r.out.wait(t, "third")
+	s.say(6, "third")
+	s.say(6, "fourth")
+	r.out.wait(t, "fourth")
 	r.stop(t)
-	if want := "--- not followed (no entity id): Mute, dddd5555 ---\n"; r.err.String() != want {
-		t.Errorf("Err has %q", r.err)
+	for _, want := range []string{" Lamp | first\n", " Mute | second\n", " Front door | third\n"} {
+		if got := r.out.String(); !strings.Contains(got, want) {
+			t.Errorf("Out has %q, without %q", got, want)
+		}
 	}
-	if got := r.out.String(); !strings.Contains(got, " Front door | second\n") {
-		t.Errorf("Out has %q", got)
+	want := subscription{RequestID: s.openings()[0].requestID, All: true, lineFilter: lineFilter{Level: "info", Tag: "wifi", Regex: "^[a-z]+$"}}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lists != 3 || len(s.subscribed) != 1 {
+		t.Errorf("%d lists and %d subscriptions; want one of each, and a list for each time that somebody new was heard", s.lists, len(s.subscribed))
+	}
+	if diff := cmp.Diff(want, s.subscribed[0], cmp.AllowUnexported(subscription{})); diff != "" {
+		t.Error(diff)
 	}
 }
 
-func TestAllWaitsForTheFirstDevice(t *testing.T) {
-	s := newServer(t)
-	impatient := quick
-	impatient.relist = time.Hour // there is nothing yet whose lines are shown meanwhile
-	r := start(t, s, Config{All: true, pace: impatient})
-	r.err.wait(t, "no devices yet")
-	s.mu.Lock()
-	s.fleet = append(s.fleet, lamp())
-	s.mu.Unlock()
-	s.ready(t, 1)
-	r.stop(t)
+// A device that is deleted is told; without the last one there is nothing to
+// wait for.
+func TestDeletedDevices(t *testing.T) {
+	drop := func(s *server, id int64) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.fleet = slices.DeleteFunc(slices.Clone(s.fleet), func(d device) bool { return d.ID == id })
+	}
+	event := func(id int64) string {
+		return string(sse.Event("device-deleted", "", fmt.Appendf(nil, `{"device_entity_id":"x","device_id":%d}`, id)).Block())
+	}
+	f := func(name string, cfg Config, onOpen func(s *server, n int, w http.ResponseWriter, r *http.Request) bool) {
+		t.Run(name, func(t *testing.T) {
+			s := newServer(t, lamp(), door())
+			s.onOpen = func(n int, w http.ResponseWriter, r *http.Request) bool { return onOpen(s, n, w, r) }
+			r := start(t, s, cfg)
+			r.err.wait(t, "--- Lamp was deleted ---\n")
+			if !cfg.All {
+				err := r.end(t)
+				if fleet.KindOf(err) != fleet.NotFound || !strings.Contains(err.Error(), "nothing left to follow") {
+					t.Error(err)
+				}
+			}
+			r.err.wait(t, "--- Front door was deleted ---\n")
+			if cfg.All {
+				r.stop(t)
+			}
+		})
+	}
+	told := func(_ *server, _ int, w http.ResponseWriter, r *http.Request) bool {
+		script(w, event(5), event(6))
+		<-r.Context().Done()
+		return true
+	}
+	f("told", Config{Devices: []string{"lamp", "door"}}, told)
+	f("told, all", Config{All: true}, told)
+	f("found when asking again", Config{Devices: []string{"lamp", "door"}}, func(s *server, n int, w http.ResponseWriter, r *http.Request) bool {
+		if n == 1 {
+			drop(s, 5) // that of the first refusal
+		} else {
+			drop(s, 6)
+		}
+		script(w, readyEvent)
+		for n == 1 { // until the other one is followed
+			s.mu.Lock()
+			followed, changed := s.conn.devices[6], s.changed
+			s.mu.Unlock()
+			if followed {
+				return true
+			}
+			<-changed
+		}
+		<-r.Context().Done()
+		return true
+	})
 }
 
 func TestCancelLeavesNothingBehind(t *testing.T) {
