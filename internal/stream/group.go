@@ -66,7 +66,7 @@ func (r *Registry) SubscribeSet(ctx context.Context, subject, requestID string, 
 	}
 	members, err := r.members(set)
 	if err == nil {
-		err = r.follow(ctx, c, members, want, most)
+		err = r.follow(ctx, c, r.others(c, members), want, false, most)
 	}
 	if err != nil {
 		before()
@@ -75,10 +75,23 @@ func (r *Registry) SubscribeSet(ctx context.Context, subject, requestID string, 
 	return members, nil
 }
 
+// others returns the devices without those that c follows by subscriptions to
+// them alone.
+func (r *Registry) others(c *Connection, devices []fleet.DeviceRef) (others []fleet.DeviceRef) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, d := range devices {
+		if !c.follows[d.ID].own {
+			others = append(others, d)
+		}
+	}
+	return others
+}
+
 // enter adds a group to those of c, in the place of one of the same set, and
 // returns what undoes that. c.busy is held.
 func (r *Registry) enter(c *Connection, g group) (undo func()) {
-	g.want.After, g.want.Made = "", true // what is made later has nothing before it
+	g.want.After = "" // that is of the devices there are
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	before := c.groups
@@ -92,10 +105,11 @@ func (r *Registry) enter(c *Connection, g group) (undo func()) {
 	}
 }
 
-// UnsubscribeSet ends that and returns how many subscriptions ended. Errors:
+// UnsubscribeSet ends that and returns how many subscriptions ended: devices
+// that the connection follows by themselves, or for another set, stay. Errors:
 // NotFound for a device of a list, Forbidden if the connection is not the
 // subject's.
-func (r *Registry) UnsubscribeSet(subject, requestID string, set Set) (ended int, err error) {
+func (r *Registry) UnsubscribeSet(ctx context.Context, subject, requestID string, set Set) (ended int, err error) {
 	members, err := r.members(set)
 	if err != nil {
 		return 0, err
@@ -109,14 +123,24 @@ func (r *Registry) UnsubscribeSet(subject, requestID string, set Set) (ended int
 	c.busy.Lock()
 	defer c.busy.Unlock()
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	c.groups = slices.DeleteFunc(c.groups, func(g group) bool { return set.All || set.ModelID != 0 && g.set.ModelID == set.ModelID })
-	for _, d := range members {
-		if _, follows := c.follows[d.ID]; follows {
-			r.unlink(c, d.ID)
-			c.reader.Unfollow(d.Key)
-			ended++
+	c.groups = slices.DeleteFunc(slices.Clone(c.groups), func(g group) bool { return g.set.All == set.All && g.set.ModelID == set.ModelID })
+	r.mu.Unlock()
+	for _, d := range r.others(c, members) {
+		r.mu.Lock()
+		_, follows := c.follows[d.ID]
+		r.mu.Unlock()
+		if !follows {
+			continue
 		}
+		var want Want
+		if len(set.Devices) == 0 && r.belongs(c, d, &want) {
+			if err := r.follow(ctx, c, []fleet.DeviceRef{d}, want, false, 0); err != nil {
+				return ended, err
+			}
+			continue
+		}
+		r.unfollow(c, d)
+		ended++
 	}
 	return ended, nil
 }
@@ -135,7 +159,8 @@ func (r *Registry) DeviceCreated(ctx context.Context, d fleet.DeviceRef) {
 		var want Want
 		var err error
 		if r.belongs(c, d, &want) {
-			err = r.follow(ctx, c, []fleet.DeviceRef{d}, want, 0)
+			want.Made = true
+			err = r.follow(ctx, c, []fleet.DeviceRef{d}, want, false, 0)
 		}
 		c.busy.Unlock()
 		if err != nil && fleet.KindOf(err) != fleet.Forbidden { // the connection has gone

@@ -74,11 +74,11 @@ func TestSets(t *testing.T) {
 	if got := ann.reader.wants[len(ann.reader.wants)-8:]; got[0] != (Want{}) {
 		t.Errorf("a new filter did not replace the old one: %+v", got)
 	}
-	if n, err := w.registry.UnsubscribeSet("ann", "r1", Set{Devices: []int64{1, 2}}); n != 2 || err != nil {
+	if n, err := w.registry.UnsubscribeSet(ctx, "ann", "r1", Set{Devices: []int64{1, 2}}); n != 2 || err != nil {
 		t.Errorf("ended %d, %v", n, err)
 	}
 	follows(ann, 3, 4, 5, 6, 7, 8)
-	if n, err := w.registry.UnsubscribeSet("ann", "r1", Set{All: true}); n != 6 || err != nil {
+	if n, err := w.registry.UnsubscribeSet(ctx, "ann", "r1", Set{All: true}); n != 6 || err != nil {
 		t.Errorf("ended %d, %v", n, err)
 	}
 	latest := device(9)
@@ -147,4 +147,71 @@ func TestSetFails(t *testing.T) {
 	if len(ann.ended()) != 1 {
 		t.Error("the stream goes on without a device of its set")
 	}
+}
+
+// What is wanted of one device by itself holds beside the sets that have it.
+func TestOwnBesideSet(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t, 3, nil)
+	ann := w.open("ann", "r1")
+	wants := func(device int64, want Want) {
+		t.Helper()
+		if got := ann.follows[device].want; got != want {
+			t.Errorf("of device %d is wanted %+v, not %+v", device, got, want)
+		}
+		w.check()
+	}
+	subscribe := func(want Want) {
+		t.Helper()
+		if _, err := w.registry.Subscribe(ctx, "ann", "r1", 1, want); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := Want{Level: "error", Bounded: true}
+	subscribe(Want{})
+	if _, err := w.registry.SubscribeSet(ctx, "ann", "r1", Set{All: true}, all); err != nil {
+		t.Fatal(err)
+	}
+	wants(1, Want{})
+	wants(2, all)
+
+	// Without its own it goes on as one of the set, and the other way round.
+	if err := w.registry.Unsubscribe(ctx, "ann", "r1", 1); err != nil {
+		t.Fatal(err)
+	}
+	wants(1, all)
+	subscribe(all) // the same, but its own
+	if n, err := w.registry.UnsubscribeSet(ctx, "ann", "r1", Set{All: true}); n != 2 || err != nil {
+		t.Errorf("ended %d, %v", n, err)
+	}
+	wants(1, all)
+	if got := ann.reader.keys(); len(got) != 1 {
+		t.Errorf("follows %q", got)
+	}
+	if err := w.registry.Unsubscribe(ctx, "ann", "r1", 1); err != nil {
+		t.Fatal(err)
+	}
+	if got := ann.reader.keys(); len(got) != 0 {
+		t.Errorf("follows %q", got)
+	}
+
+	// Of two sets each goes by itself.
+	for id := int64(1); id <= 3; id++ {
+		d := device(id)
+		d.ModelID = 7
+		w.devices.set(d)
+	}
+	model := Want{Tag: "wifi", Bounded: true}
+	for _, s := range []struct {
+		set  Set
+		want Want
+	}{{Set{All: true}, all}, {Set{ModelID: 7}, model}} {
+		if _, err := w.registry.SubscribeSet(ctx, "ann", "r1", s.set, s.want); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := w.registry.UnsubscribeSet(ctx, "ann", "r1", Set{All: true}); n != 0 || err != nil {
+		t.Errorf("ended %d, %v", n, err)
+	}
+	wants(1, model)
 }

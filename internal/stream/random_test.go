@@ -64,7 +64,7 @@ func (w *worker) step() {
 		if c != nil {
 			_, err := w.connect("mallory", id, "")
 			w.want(err, fleet.Forbidden, "This request_id belongs to another connection")
-			w.want(w.registry.Unsubscribe("mallory", id, 1), fleet.Forbidden, "Identity mismatch for SSE connection")
+			w.want(w.registry.Unsubscribe(context.Background(), "mallory", id, 1), fleet.Forbidden, "Identity mismatch for SSE connection")
 		}
 	case p < 60: // subscribe to a lasting device
 		device := 1 + w.rnd.Int64N(lasting)
@@ -83,7 +83,7 @@ func (w *worker) step() {
 		w.model[id][device] = true
 	case p < 75: // unsubscribe
 		device := 1 + w.rnd.Int64N(lasting)
-		err := w.registry.Unsubscribe(w.name, id, device)
+		err := w.registry.Unsubscribe(context.Background(), w.name, id, device)
 		switch {
 		case c == nil:
 			w.want(err, fleet.Forbidden, "No identity binding for this SSE connection")
@@ -101,7 +101,7 @@ func (w *worker) step() {
 			w.t.Errorf("%s: %v", id, err)
 		}
 	case p < 93:
-		if err := w.registry.Unsubscribe(w.name, id, w.mortalID()); err != nil {
+		if err := w.registry.Unsubscribe(context.Background(), w.name, id, w.mortalID()); err != nil {
 			if kind := fleet.KindOf(err); kind != fleet.NotFound && (kind != fleet.Forbidden || c != nil) {
 				w.t.Errorf("%s: %v", id, err)
 			}
@@ -136,7 +136,7 @@ func (w *worker) crowd() {
 	for range 20 {
 		device := 1 + w.rnd.Int64N(3)
 		if w.rnd.IntN(3) == 0 {
-			err = w.registry.Unsubscribe(subject, id, device)
+			err = w.registry.Unsubscribe(context.Background(), subject, id, device)
 		} else if _, err = w.registry.Subscribe(context.Background(), subject, id, device, Want{}); err == nil {
 			w.made.Add(1)
 		}

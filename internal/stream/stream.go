@@ -133,6 +133,7 @@ type Connection struct {
 type followed struct {
 	fleet.DeviceRef
 	want Want
+	own  bool // by a subscription to it alone, which stands beside those of sets
 }
 
 // Send queues an event other than log lines. It reports false if the stream is
@@ -319,14 +320,14 @@ func (r *Registry) recall(c *Connection) []string {
 	return slices.AppendSeq(make([]string, 0, len(m.devices)), maps.Keys(m.devices))
 }
 
-func (r *Registry) link(c *Connection, d fleet.DeviceRef, want Want) {
+func (r *Registry) link(c *Connection, d fleet.DeviceRef, want Want, own bool) {
 	if c.follows == nil {
 		c.follows = map[int64]followed{}
 	}
 	if _, again := c.follows[d.ID]; !again {
 		r.metrics.subscriptions.Inc()
 	}
-	c.follows[d.ID] = followed{d, want}
+	c.follows[d.ID] = followed{d, want, own}
 	delete(c.awaited, d.Key)
 	if r.followers[d.ID] == nil {
 		r.followers[d.ID] = map[*Connection]struct{}{}
@@ -358,6 +359,7 @@ func (r *Registry) caller(subject, requestID string) (*Connection, error) {
 
 // Subscribe makes the subject's connection follow a device, and returns the
 // device's entity id. Twice is once; with another filter it replaces the first.
+// What is wanted of the device holds whatever sets with it are followed.
 // Errors: NotFound for the device or its entity id, Forbidden if the connection
 // is not the subject's, Invalid for what is wanted, TooMany at the limit,
 // Unavailable if the journal does not answer.
@@ -377,7 +379,7 @@ func (r *Registry) Subscribe(ctx context.Context, subject, requestID string, dev
 	}
 	c.busy.Lock()
 	defer c.busy.Unlock()
-	if err := r.follow(ctx, c, []fleet.DeviceRef{d}, want, r.opts.MaxSubscriptions); err != nil {
+	if err := r.follow(ctx, c, []fleet.DeviceRef{d}, want, true, r.opts.MaxSubscriptions); err != nil {
 		return "", err
 	}
 	if _, ok := r.opts.Devices.ByID(device); !ok {
@@ -389,7 +391,7 @@ func (r *Registry) Subscribe(ctx context.Context, subject, requestID string, dev
 // follow makes c follow devices, if it then follows at most that many; 0 is no
 // limit. Of those that are followed already only the filter changes, and those
 // that are deleted meanwhile are left out. c.busy is held.
-func (r *Registry) follow(ctx context.Context, c *Connection, devices []fleet.DeviceRef, want Want, most int) error {
+func (r *Registry) follow(ctx context.Context, c *Connection, devices []fleet.DeviceRef, want Want, own bool, most int) error {
 	r.mu.Lock()
 	var change []fleet.DeviceRef
 	added := map[int64]struct{}{}
@@ -398,7 +400,12 @@ func (r *Registry) follow(ctx context.Context, c *Connection, devices []fleet.De
 		// What it wants from when is settled with the first call.
 		same := want
 		same.After, same.Made = had.want.After, had.want.Made
-		if _, twice := added[d.ID]; twice || follows && same == had.want {
+		if _, twice := added[d.ID]; twice {
+			continue
+		}
+		if follows && same == had.want {
+			had.own = own
+			c.follows[d.ID] = had
 			continue
 		}
 		change = append(change, d)
@@ -426,7 +433,7 @@ func (r *Registry) follow(ctx context.Context, c *Connection, devices []fleet.De
 	for _, d := range change {
 		switch now, exists := r.opts.Devices.ByID(d.ID); {
 		case exists:
-			r.link(c, now, want)
+			r.link(c, now, want, own)
 		default:
 			if _, follows := c.follows[d.ID]; follows {
 				r.unlink(c, d.ID)
@@ -437,10 +444,12 @@ func (r *Registry) follow(ctx context.Context, c *Connection, devices []fleet.De
 	return nil
 }
 
-// Unsubscribe ends that. It works whatever became of the device's entity id.
+// Unsubscribe ends that; in a set that the connection follows the device stays.
+// If it is followed for a set only, it is left out of it. It works whatever
+// became of the device's entity id.
 // Errors: NotFound for the device or the subscription, Forbidden if the
 // connection is not the subject's.
-func (r *Registry) Unsubscribe(subject, requestID string, device int64) error {
+func (r *Registry) Unsubscribe(ctx context.Context, subject, requestID string, device int64) error {
 	d, ok := r.opts.Devices.ByID(device)
 	if !ok {
 		return fleet.ErrNotFound("Device", device)
@@ -457,16 +466,30 @@ func (r *Registry) Unsubscribe(subject, requestID string, device int64) error {
 	c.busy.Lock()
 	defer c.busy.Unlock()
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if _, follows := c.follows[device]; !follows {
+	had, follows := c.follows[device]
+	r.mu.Unlock()
+	if !follows {
 		if d.EntityID == "" {
 			return fleet.ErrNotFound("Device entity ID", device)
 		}
 		return fleet.ErrNotFound("Subscription", d.EntityID)
 	}
-	r.unlink(c, device)
-	c.reader.Unfollow(d.Key)
+	var want Want
+	if had.own && r.belongs(c, d, &want) {
+		return r.follow(ctx, c, []fleet.DeviceRef{d}, want, false, 0)
+	}
+	r.unfollow(c, d)
 	return nil
+}
+
+// unfollow ends that c follows d.
+func (r *Registry) unfollow(c *Connection, d fleet.DeviceRef) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, follows := c.follows[d.ID]; follows {
+		r.unlink(c, d.ID)
+		c.reader.Unfollow(d.Key)
+	}
 }
 
 // DeviceDeleted ends every subscription to the device, and tells the streams,

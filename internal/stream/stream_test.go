@@ -72,7 +72,7 @@ func TestReplacement(t *testing.T) {
 	if len(fresh.ended()) != 0 || fresh.Token == old.Token || len(fresh.reader.keys()) != 0 || !old.reader.closed {
 		t.Errorf("%+v", fresh.Connection)
 	}
-	w.want(w.registry.Unsubscribe("ann", "r1", 1), fleet.NotFound, "Subscription e1 was not found")
+	w.want(w.registry.Unsubscribe(context.Background(), "ann", "r1", 1), fleet.NotFound, "Subscription e1 was not found")
 	w.subscribe(fresh, 2, 3)
 	w.registry.Disconnect(old.Connection) // its carrier notices late, and takes nothing away
 	w.check()
@@ -92,7 +92,7 @@ func TestNobodyTakesOver(t *testing.T) {
 	w.want(err, fleet.Forbidden, "This request_id belongs to another connection")
 	_, err = w.registry.Subscribe(t.Context(), "bob", "r1", 1, Want{})
 	w.want(err, fleet.Forbidden, "Identity mismatch for SSE connection")
-	w.want(w.registry.Unsubscribe("bob", "r1", 1), fleet.Forbidden, "Identity mismatch for SSE connection")
+	w.want(w.registry.Unsubscribe(context.Background(), "bob", "r1", 1), fleet.Forbidden, "Identity mismatch for SSE connection")
 	if len(anns.ended()) != 0 || len(anns.reader.keys()) != 1 {
 		t.Error("somebody else touched the connection")
 	}
@@ -167,7 +167,7 @@ func TestSubscribe(t *testing.T) {
 	}
 
 	// The journal refuses: nothing is left behind.
-	if err := w.registry.Unsubscribe("ann", "r1", 2); err != nil {
+	if err := w.registry.Unsubscribe(context.Background(), "ann", "r1", 2); err != nil {
 		t.Fatal(err)
 	}
 	w.feed.fail = fleet.E(fleet.Unavailable, errors.New("down"), "The log journal is not available")
@@ -223,7 +223,7 @@ func TestUnsubscribe(t *testing.T) {
 	w.subscribe(c, 1, 2, 3)
 	f := func(subject, id string, device int64, kind fleet.Kind, text string) {
 		t.Helper()
-		err := w.registry.Unsubscribe(subject, id, device)
+		err := w.registry.Unsubscribe(context.Background(), subject, id, device)
 		if text != "" {
 			w.want(err, kind, text)
 		} else if err != nil {
@@ -267,7 +267,7 @@ func TestDeviceDeleted(t *testing.T) {
 	if diff := cmp.Diff([]string{device(2).Key}, a.reader.keys()); diff != "" {
 		t.Error(diff)
 	}
-	w.want(w.registry.Unsubscribe("ann", "r1", 1), fleet.NotFound, "Device 1 was not found")
+	w.want(w.registry.Unsubscribe(context.Background(), "ann", "r1", 1), fleet.NotFound, "Device 1 was not found")
 	if n := w.value("sse_device_log_subscriptions_active", ""); n != 1 {
 		t.Errorf("%d subscriptions", n)
 	}
@@ -318,7 +318,7 @@ func TestMemory(t *testing.T) {
 		}
 		c := f("ann", "r1", "", false)
 		w.subscribe(c, 1, 2, 3)
-		if err := w.registry.Unsubscribe("ann", "r1", 2); err != nil {
+		if err := w.registry.Unsubscribe(context.Background(), "ann", "r1", 2); err != nil {
 			t.Fatal(err)
 		}
 		w.registry.Disconnect(c.Connection)

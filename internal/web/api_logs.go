@@ -65,13 +65,13 @@ func (s *Server) unsubscribe(w http.ResponseWriter, r *http.Request) error {
 	}
 	who, _ := access.FromContext(r.Context())
 	if q.set == nil {
-		if err := s.connections.Unsubscribe(who.Subject, q.requestID, q.device); err != nil {
+		if err := s.connections.Unsubscribe(r.Context(), who.Subject, q.requestID, q.device); err != nil {
 			return err
 		}
 		s.write(w, r, http.StatusOK, map[string]string{"status": "unsubscribed"})
 		return nil
 	}
-	ended, err := s.connections.UnsubscribeSet(who.Subject, q.requestID, *q.set)
+	ended, err := s.connections.UnsubscribeSet(r.Context(), who.Subject, q.requestID, *q.set)
 	if err != nil {
 		return err
 	}
