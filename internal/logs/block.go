@@ -310,15 +310,6 @@ func (b *block) encode() []byte {
 
 var errBlock = errors.New("damaged block of log lines")
 
-// decodeBlock reads what encode wrote. Its error is that data is not that.
-func decodeBlock(epoch, device string, data []byte) (*block, error) {
-	b := &block{}
-	if err := b.decode(epoch, device, data); err != nil {
-		return nil, err
-	}
-	return b, nil
-}
-
 // decode makes b what encode wrote, in the memory that b has. Its error is that
 // data is not that; then b is good for nothing but to be decoded into again.
 func (b *block) decode(epoch, device string, data []byte) error {

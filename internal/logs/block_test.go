@@ -234,3 +234,9 @@ func FuzzPattern(f *testing.F) {
 		}
 	})
 }
+
+// decodeBlock decodes into a new block.
+func decodeBlock(epoch, device string, data []byte) (*block, error) {
+	b := &block{}
+	return b, b.decode(epoch, device, data)
+}
