@@ -28,6 +28,7 @@ import (
 	"signalbox/internal/sqlstore"
 	"signalbox/internal/sse"
 	"signalbox/internal/stream"
+	"signalbox/internal/ui"
 	"signalbox/internal/web"
 )
 
@@ -203,6 +204,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	a.web = web.New(web.Options{
 		Log: log, Registry: devices, Metrics: a.metrics, CORSOrigins: cfg.CORSOrigins,
 		History: history, Undelivered: copied.dead, Streams: streams, Connections: connections, Nudger: nudger, Health: health, DrainKey: cfg.DrainAuthKey.Reveal(),
+		Page: ui.Handler,
 	})
 	public, err := a.listen("HTTP", cfg.Addr(), cfg.TLSCert, cfg.TLSKey, a.web.Handler())
 	if err != nil {

@@ -23,7 +23,7 @@ type handler func(http.ResponseWriter, *http.Request) error
 
 // route is one row of the table.
 type route struct {
-	method    string
+	method    string // "" is any, and the path then has no other row
 	pattern   string // as in net/http.ServeMux
 	needs     right
 	operation string // label of the metrics; "" is not measured
@@ -62,6 +62,8 @@ func (s *Server) routes() []route {
 		{"GET", "/health/healthz", probe, "", s.healthz},
 		{"GET", "/health/readyz", probe, "", s.readyz},
 		{"GET", "/health/drain", probe, "", s.drain},
+
+		{"", "/", public, "", s.showPage},
 	}
 }
 
@@ -74,15 +76,20 @@ func (s *Server) internalRoutes() []route {
 		{"GET", "/health/drain", probe, "", s.drain},
 		{"GET", "/metrics", probe, "", s.showMetrics},
 		{"POST", "/internal/rotation-nudge", public, "", s.nudge},
+		{"", "/", probe, "", noRoute},
 	}
 }
 
-// mux serves the table. What is in no row gets a JSON answer as well: 405 with
-// the methods that the path does have, or 404.
+// mux serves the table. A method that a path does not have gets a JSON answer as
+// well: 405 with those it has.
 func (s *Server) mux(table []route) http.Handler {
 	mux := http.NewServeMux()
 	methods := make(map[string][]string)
 	for _, rt := range table {
+		if rt.method == "" {
+			mux.HandleFunc(rt.pattern, s.serve(rt))
+			continue
+		}
 		mux.HandleFunc(rt.method+" "+rt.pattern, s.serve(rt))
 		methods[rt.pattern] = append(methods[rt.pattern], rt.method)
 	}
@@ -101,7 +108,6 @@ func (s *Server) mux(table []route) http.Handler {
 			s.fail(w, r, errMethod)
 		})
 	}
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, errNoRoute) })
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The mux answers a path like //api/devices with a redirect, in HTML.
 		if p := r.URL.Path; strings.HasPrefix(p, "/") && path.Clean(p) != p && (path.Clean(p)+"/" != p || p == "//") {
@@ -111,3 +117,6 @@ func (s *Server) mux(table []route) http.Handler {
 		mux.ServeHTTP(w, r)
 	})
 }
+
+// noRoute is for what is in no other row.
+func noRoute(http.ResponseWriter, *http.Request) error { return errNoRoute }

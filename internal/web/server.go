@@ -46,7 +46,12 @@ type Options struct {
 	Connections *stream.Registry
 	Nudger      *stream.Nudger
 	Health      Health
-	DrainKey    string // bearer token of /health/drain; "" lets nobody
+
+	// Page makes the handler of the web page; it passes on to notFound what it
+	// does not have. Nil: there is no page.
+	Page func(notFound http.Handler) http.Handler
+
+	DrainKey string // bearer token of /health/drain; "" lets nobody
 }
 
 // Server answers HTTP requests.
@@ -66,6 +71,7 @@ type Server struct {
 	health      Health
 	drainKey    string
 	gatherer    prometheus.Gatherer
+	page        http.Handler
 
 	handler, internal http.Handler
 	draining          atomic.Bool
@@ -97,6 +103,10 @@ func New(o Options) *Server {
 	}
 	if s.maxBody == 0 {
 		s.maxBody = DefaultMaxBody
+	}
+	s.page = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, errNoRoute) })
+	if o.Page != nil {
+		s.page = o.Page(s.page)
 	}
 	s.handler = s.outer(s.mux(s.routes()))
 	s.internal = s.outer(s.mux(s.internalRoutes()))

@@ -368,6 +368,34 @@ func TestNoRoute(t *testing.T) {
 	}
 }
 
+// The page is for its own paths; a wrong path of the API stays an error.
+func TestPage(t *testing.T) {
+	const html = "<title>Signalbox</title>"
+	s := newSite(t, func(o *web.Options) {
+		o.Authenticate = func(*http.Request) (access.Principal, error) {
+			return access.Principal{}, fleet.E(fleet.Unauthenticated, nil, "No valid token provided")
+		}
+		o.Page = func(notFound http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/assets/gone.js" {
+					notFound.ServeHTTP(w, r)
+					return
+				}
+				_, _ = io.WriteString(w, html)
+			})
+		}
+	})
+	for _, path := range []string{"/", "/devices/1", "/apis", "/healthy"} {
+		if res := s.do("GET", path, ""); res.Code != 200 || res.Body.String() != html {
+			t.Errorf("%s: status %d, %s", path, res.Code, res.Body)
+		}
+	}
+	for _, path := range []string{"/api", "/api/", "/api/nothing", "/health", "/health/x", "/internal/rotation-nudge", "/metrics", "/assets/gone.js"} {
+		s.want("GET", path, "", 404, noRoute)
+	}
+	s.want("GET", "/api/devices", "", 401, problemJSON(fleet.Unauthenticated, "No valid token provided"))
+}
+
 func TestBodyBound(t *testing.T) {
 	s := newSite(t, func(o *web.Options) { o.MaxBody = 100 })
 	body := func(n int) string {
