@@ -119,47 +119,50 @@ type settings struct {
 	enableOTA *bool
 }
 
-// extract reads the settings of a parsed config. A config that is not an
-// object has none. A setting of the wrong type is fleet.Invalid.
-func extract(config any) (settings, error) {
-	var s settings
+// extract reads the settings of a parsed config. A config that is not an object
+// has none. The problems are of settings that have the wrong type.
+func extract(config any) (s settings, wrong []Problem) {
 	object, ok := config.(map[string]any)
 	if !ok {
 		return s, nil
 	}
-	var err error
-	if s.name, err = textSetting(object, "deviceName"); err != nil {
-		return settings{}, err
+	text := func(name string) *string {
+		value, problem := textSetting(object[name])
+		if problem != "" {
+			wrong = append(wrong, Problem{"/" + name, name + " " + problem})
+		}
+		return value
 	}
-	if s.entityID, err = textSetting(object, "deviceEntityId"); err != nil {
-		return settings{}, err
-	}
+	s.name = text("deviceName")
+	s.entityID = text("deviceEntityId")
 	switch v := object["enableOTA"].(type) {
 	case nil:
 	case bool:
 		s.enableOTA = &v
 	default:
-		return settings{}, invalidConfig("enableOTA must be true or false")
+		wrong = append(wrong, Problem{"/enableOTA", "enableOTA must be true or false"})
 	}
-	return s, nil
+	return s, wrong
 }
 
-func textSetting(object map[string]any, name string) (*string, error) {
-	switch v := object[name].(type) {
+// textSetting returns a setting that is a text, nil if it is blank or not there,
+// or what is wrong with it.
+func textSetting(value any) (text *string, problem string) {
+	switch v := value.(type) {
 	case nil:
-		return nil, nil
+		return nil, ""
 	case string:
 		switch {
 		case strings.TrimSpace(v) == "":
-			return nil, nil
+			return nil, ""
 		case utf8.RuneCountInString(v) > maxText:
-			return nil, invalidConfig("%s must have at most %d characters", name, maxText)
+			return nil, fmt.Sprintf("must have at most %d characters", maxText)
 		case strings.ContainsRune(v, 0):
-			return nil, invalidConfig("%s must not contain a NUL character", name)
+			return nil, "must not contain a NUL character"
 		}
-		return &v, nil
+		return &v, ""
 	default:
-		return nil, invalidConfig("%s must be a string", name)
+		return nil, "must be a string"
 	}
 }
 

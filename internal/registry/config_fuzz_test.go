@@ -22,11 +22,21 @@ func FuzzConfig(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if _, err := extract(value); err != nil && fleet.KindOf(err) != fleet.Invalid {
-			t.Fatalf("extract: %v", err)
-		}
-		if err := checkConfig(&schema, value); err != nil && fleet.KindOf(err) != fleet.Invalid {
+		_, wrong := extract(value)
+		refused, err := checkConfig(&schema, value)
+		if err != nil && fleet.KindOf(err) != fleet.Invalid {
 			t.Fatalf("check: %v", err)
+		}
+		if refused != nil {
+			wrong = append(wrong, problems(refused)...)
+			if firstProblem(refused) == "" {
+				t.Fatal("a problem without a text")
+			}
+		}
+		for _, p := range wrong {
+			if p.Message == "" || p.Path != "" && p.Path[0] != '/' {
+				t.Fatalf("problem %+v", p)
+			}
 		}
 	})
 }

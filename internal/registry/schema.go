@@ -44,22 +44,24 @@ func compileSchema(text string) (*jsonschema.Schema, error) {
 }
 
 // checkConfig validates a parsed config against the text of a schema, nil
-// accepting everything. The error is fleet.Invalid and names one problem.
-func checkConfig(schemaText *string, config any) error {
+// accepting everything. Of what the schema refuses it returns every fault; the
+// error is of a schema that cannot be used, and fleet.Invalid.
+func checkConfig(schemaText *string, config any) (*jsonschema.ValidationError, error) {
 	if schemaText == nil {
-		return nil
+		return nil, nil
 	}
 	schema, err := compileSchema(*schemaText)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := schema.Validate(config); err != nil {
-		if e, ok := errors.AsType[*jsonschema.ValidationError](err); ok {
-			return invalidConfig("%s", firstProblem(e))
-		}
-		return invalidConfig("the config could not be validated")
+	err = schema.Validate(config)
+	if err == nil {
+		return nil, nil
 	}
-	return nil
+	if e, ok := errors.AsType[*jsonschema.ValidationError](err); ok {
+		return e, nil
+	}
+	return nil, invalidConfig("the config could not be validated")
 }
 
 func invalidSchema(problem string) error {
@@ -105,6 +107,26 @@ func schemaProblem(err error) string {
 // firstProblem describes what is wrong at the place nearest to the root of the
 // document, and of several such places the first, so that the answer never varies.
 func firstProblem(err *jsonschema.ValidationError) string {
+	all := faults(err)
+	first := all[0].InstanceLocation
+	printer := message.NewPrinter(language.English)
+	var texts []string
+	for _, e := range all {
+		if slices.Equal(e.InstanceLocation, first) {
+			texts = append(texts, e.ErrorKind.LocalizedString(printer))
+		}
+	}
+	slices.Sort(texts)
+	text := strings.Join(slices.Compact(texts), "; ")
+	if len(first) > 0 {
+		text = "/" + strings.Join(first, "/") + ": " + text
+	}
+	return shorten(text)
+}
+
+// faults returns the single faults that an error is made of, at least one, those
+// nearest to the root of the document first.
+func faults(err *jsonschema.ValidationError) []*jsonschema.ValidationError {
 	var leaves []*jsonschema.ValidationError
 	var walk func(*jsonschema.ValidationError)
 	walk = func(e *jsonschema.ValidationError) {
@@ -116,23 +138,44 @@ func firstProblem(err *jsonschema.ValidationError) string {
 		}
 	}
 	walk(err)
-	place := func(a, b *jsonschema.ValidationError) int {
+	slices.SortStableFunc(leaves, func(a, b *jsonschema.ValidationError) int {
 		return cmp.Or(cmp.Compare(len(a.InstanceLocation), len(b.InstanceLocation)), slices.Compare(a.InstanceLocation, b.InstanceLocation))
-	}
-	first := slices.MinFunc(leaves, place)
+	})
+	return leaves
+}
+
+// Problem is one thing that is wrong with a config.
+type Problem struct {
+	Path    string // of the value, a JSON pointer (RFC 6901); "" is the whole config
+	Message string // safe to show
+}
+
+// MaxProblems bounds how many problems of one config are told.
+const MaxProblems = 100
+
+// problems returns what is wrong, each thing once and always in the same order.
+func problems(err *jsonschema.ValidationError) []Problem {
 	printer := message.NewPrinter(language.English)
-	var texts []string
-	for _, e := range leaves {
-		if place(e, first) == 0 {
-			texts = append(texts, e.ErrorKind.LocalizedString(printer))
-		}
+	var all []Problem
+	for _, e := range faults(err) {
+		all = append(all, Problem{pointer(e.InstanceLocation), shorten(e.ErrorKind.LocalizedString(printer))})
 	}
-	slices.Sort(texts)
-	text := strings.Join(slices.Compact(texts), "; ")
-	if len(first.InstanceLocation) > 0 {
-		text = "/" + strings.Join(first.InstanceLocation, "/") + ": " + text
+	// Nearest to the root first; by text as well, since the library walks maps.
+	slices.SortFunc(all, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(strings.Count(a.Path, "/"), strings.Count(b.Path, "/")), cmp.Compare(a.Path, b.Path), cmp.Compare(a.Message, b.Message))
+	})
+	all = slices.Compact(all)
+	return all[:min(len(all), MaxProblems)]
+}
+
+// pointer returns the JSON pointer of a place in a document.
+func pointer(place []string) string {
+	var b strings.Builder
+	for _, name := range place {
+		b.WriteByte('/')
+		b.WriteString(strings.NewReplacer("~", "~0", "/", "~1").Replace(name))
 	}
-	return shorten(text)
+	return b.String()
 }
 
 // shorten bounds a message that may quote the document it is about.

@@ -261,6 +261,29 @@ func (s *Service) Device(ctx context.Context, id int64) (fleet.Device, error) {
 	return s.store.Device(ctx, id)
 }
 
+// CheckConfig returns everything that would keep a config from being saved for
+// a device of the model; nothing means that it can be. At most MaxProblems are
+// told. Errors: fleet.NotFound for the model.
+func (s *Service) CheckConfig(ctx context.Context, modelID int64, config string) ([]Problem, error) {
+	m, err := s.store.BareModel(ctx, modelID)
+	if err != nil {
+		return nil, err
+	}
+	value, err := parseJSON(config)
+	if err != nil {
+		return []Problem{{"", err.Error()}}, nil
+	}
+	refused, err := checkConfig(m.ConfigSchema, value)
+	if err != nil {
+		return nil, err
+	}
+	_, wrong := extract(value)
+	if refused != nil {
+		wrong = append(problems(refused), wrong...)
+	}
+	return wrong[:min(len(wrong), MaxProblems)], nil
+}
+
 // CreateDevice stores a new active device with a fresh key. config is JSON text
 // that satisfies the model's schema, and is kept as it is. Errors:
 // fleet.Invalid, fleet.NotFound for the model.
@@ -479,10 +502,18 @@ func readConfig(m fleet.Model, text string) (settings, error) {
 	if err != nil {
 		return settings{}, invalidConfig("%s", err.Error())
 	}
-	if err := checkConfig(m.ConfigSchema, value); err != nil {
+	refused, err := checkConfig(m.ConfigSchema, value)
+	switch {
+	case err != nil:
 		return settings{}, err
+	case refused != nil:
+		return settings{}, invalidConfig("%s", firstProblem(refused))
 	}
-	return extract(value)
+	s, wrong := extract(value)
+	if len(wrong) > 0 {
+		return settings{}, invalidConfig("%s", wrong[0].Message)
+	}
+	return s, nil
 }
 
 func checkModelName(name string) error {

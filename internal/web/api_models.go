@@ -138,6 +138,42 @@ func (s *Server) deleteModel(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// configProblem is one thing that is wrong with a config.
+type configProblem struct {
+	Path    string `json:"path"`
+	Message string `json:"message"`
+}
+
+// validateConfig says whether a config could be saved for a device of the model,
+// and all that is wrong with it. A config that is wrong is no error here.
+func (s *Server) validateConfig(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r)
+	if err != nil {
+		return err
+	}
+	f, err := s.form(w, r)
+	if err != nil {
+		return err
+	}
+	config := f.text("config", rule{})
+	if err := f.err(); err != nil {
+		return err
+	}
+	found, err := s.registry.CheckConfig(r.Context(), id, config)
+	if err != nil {
+		return err
+	}
+	list := make([]configProblem, len(found))
+	for i, p := range found {
+		list[i] = configProblem(p)
+	}
+	s.write(w, r, http.StatusOK, struct {
+		Valid  bool            `json:"valid"`
+		Errors []configProblem `json:"errors"`
+	}{len(list) == 0, list})
+	return nil
+}
+
 // validJSON checks that the text of a field is JSON.
 func validJSON(field string) func(string) error {
 	return func(text string) error {

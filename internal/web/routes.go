@@ -40,6 +40,7 @@ func (s *Server) routes() []route {
 		{"GET", "/api/device-models/{id}", anybody, "get_device_model", s.getModel},
 		{"PUT", "/api/device-models/{id}", editor, "update_device_model", s.updateModel},
 		{"DELETE", "/api/device-models/{id}", editor, "delete_device_model", s.deleteModel},
+		{"POST", "/api/device-models/{id}/validate", editor, "", s.validateConfig},
 
 		{"GET", "/api/devices", anybody, "list_devices", s.listDevices},
 		{"POST", "/api/devices", editor, "create_device", s.createDevice},

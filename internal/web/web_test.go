@@ -190,6 +190,58 @@ func TestModels(t *testing.T) {
 	}
 }
 
+func TestValidateConfig(t *testing.T) {
+	s := newSite(t, nil)
+	schema := `{"type": "object", "required": ["ssid"], "properties": {"ssid": {"type": "string"},
+		"pins": {"type": "object", "additionalProperties": {"type": "integer", "maximum": 40}}}}`
+	quoted, _ := json.Marshal(schema)
+	if res := s.do("POST", "/api/device-models", `{"code": "relay", "name": "Relay", "config_schema": `+string(quoted)+`}`); res.Code != 201 {
+		t.Fatal(res.Body)
+	}
+	if res := s.do("POST", "/api/device-models", `{"code": "free", "name": "Free"}`); res.Code != 201 {
+		t.Fatal(res.Body)
+	}
+	// What the check says is what saving does.
+	f := func(model int, config, want string) {
+		t.Helper()
+		text, _ := json.Marshal(config)
+		s.want("POST", fmt.Sprintf("/api/device-models/%d/validate", model), `{"config": `+string(text)+`}`, 200, want)
+		saved := s.do("POST", "/api/devices", fmt.Sprintf(`{"device_model_id": %d, "config": %s}`, model, text))
+		if valid := strings.Contains(want, `"valid": true`); (saved.Code == 201) != valid {
+			t.Errorf("%s: valid is %v, and saving it answers %d: %s", config, valid, saved.Code, saved.Body)
+		}
+	}
+	const good = `{"valid": true, "errors": []}`
+	f(1, `{"ssid": "x", "pins": {"a": 40}}`, good)
+	f(2, `[1]`, good)
+	f(1, `{"pins": {"led/1": 41, "b~c": "x"}, "deviceName": 5}`, `{"valid": false, "errors": [
+		{"path": "", "message": "missing property 'ssid'"},
+		{"path": "/pins/b~0c", "message": "got string, want integer"},
+		{"path": "/pins/led~11", "message": "maximum: got 41, want 40"},
+		{"path": "/deviceName", "message": "deviceName must be a string"}]}`)
+	f(1, `7`, `{"valid": false, "errors": [{"path": "", "message": "got number, want object"}]}`)
+	f(1, `{`, `{"valid": false, "errors": [{"path": "", "message": "the text ends before the value does"}]}`)
+	f(2, `{"enableOTA": 1, "deviceEntityId": false}`, `{"valid": false, "errors": [
+		{"path": "/deviceEntityId", "message": "deviceEntityId must be a string"},
+		{"path": "/enableOTA", "message": "enableOTA must be true or false"}]}`)
+
+	many := `{"ssid": "x", "pins": {`
+	for i := range 200 {
+		many += fmt.Sprintf(`"p%d": 41, `, i)
+	}
+	body, _ := json.Marshal(map[string]string{"config": many[:len(many)-2] + "}}"})
+	var got struct{ Errors []any }
+	if err := json.Unmarshal(s.do("POST", "/api/device-models/1/validate", string(body)).Body.Bytes(), &got); err != nil || len(got.Errors) != registry.MaxProblems {
+		t.Errorf("%d errors, %v", len(got.Errors), err)
+	}
+
+	s.want("POST", "/api/device-models/9/validate", `{"config": "{}"}`, 404, problemJSON(fleet.NotFound, "DeviceModel 9 was not found"))
+	s.want("POST", "/api/device-models/x/validate", `{"config": "{}"}`, 404, noRoute)
+	if res := s.do("POST", "/api/device-models/1/validate", `{}`); res.Code != 400 {
+		t.Errorf("without a config: %d", res.Code)
+	}
+}
+
 func TestModelSchemaViolations(t *testing.T) {
 	s := newSite(t, nil)
 	const url = "https://errors.pydantic.dev/2.12/v/"
