@@ -24,6 +24,7 @@ import (
 	"signalbox/internal/logs"
 	"signalbox/internal/mqtt"
 	"signalbox/internal/nats"
+	"signalbox/internal/overview"
 	"signalbox/internal/registry"
 	"signalbox/internal/sqlstore"
 	"signalbox/internal/sse"
@@ -201,10 +202,11 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	}
 	a.observeJournal(journal, devices.Directory(), len(sources) > 0)
 
+	recorder := overview.New(a.metrics, log)
 	a.web = web.New(web.Options{
 		Log: log, Registry: devices, Metrics: a.metrics, CORSOrigins: cfg.CORSOrigins,
 		History: history, Undelivered: copied.dead, Streams: streams, Connections: connections, Nudger: nudger, Health: health, DrainKey: cfg.DrainAuthKey.Reveal(),
-		Page: ui.Handler,
+		Overview: recorder, Page: ui.Handler,
 	})
 	public, err := a.listen("HTTP", cfg.Addr(), cfg.TLSCert, cfg.TLSKey, a.web.Handler())
 	if err != nil {
@@ -226,6 +228,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		}},
 		unit{"nudges", nudger.Run},
 		unit{"frontend version", frontend.Run},
+		unit{"overview", recorder.Run},
 		unit{"event streams", func(ctx context.Context) error {
 			bye := context.AfterFunc(ctx, func() { connections.Close(goodbye) })
 			defer bye()

@@ -150,6 +150,7 @@ type group struct {
 // The message is done when the journal has answered for all of them.
 func (w *worker) handle(m Message) {
 	w.metrics.messages.Inc()
+	w.metrics.bytes.Add(float64(len(m.Payload)))
 	w.entries = w.decoder.Decode(w.entries[:0], m.Payload, m.Received, func(r Reason) {
 		w.irregular(r, m.ClientID, m.Payload)
 	})

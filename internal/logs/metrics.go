@@ -11,6 +11,7 @@ type Metrics struct {
 	// redactions counts the secrets that were replaced, by rule.
 	redactions *prometheus.CounterVec
 	messages   prometheus.Counter
+	bytes      prometheus.Counter
 	batches    prometheus.Histogram
 	appends    *prometheus.CounterVec // by status
 	behind     prometheus.Gauge
@@ -36,6 +37,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		redactions: counter("iot_logsink_redactions_total", "Secrets in log lines that were replaced, by the rule that found them.", "rule"),
 		gaps:       counter("sse_log_gaps_total", "Gaps told to readers, by reason.", "reason"),
 		messages:   prometheus.NewCounter(prometheus.CounterOpts{Name: "iot_logsink_mqtt_messages_total", Help: "MQTT messages received on the log topics."}),
+		bytes:      prometheus.NewCounter(prometheus.CounterOpts{Name: "iot_logsink_bytes_received_total", Help: "Bytes of the MQTT messages received on the log topics."}),
 		batches: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "iot_logsink_batch_size", Help: "Lines of one device in one MQTT message.",
 			Buckets: []float64{1, 2, 5, 10, 20, 50, 100, 500, 1000, 10000}}),
 		behind:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "sse_log_readers_behind", Help: "Streams that are being fed from the journal because they resume or fell behind."}),
@@ -45,7 +47,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 	m.repeated = prometheus.NewCounter(prometheus.CounterOpts{Name: "iot_logsink_lines_repeated_total", Help: "Lines that a broker delivered again after a restart and that the journal had already."})
 	m.cut = prometheus.NewGauge(prometheus.GaugeOpts{Name: "iot_logsink_devices_cut", Help: "Devices over their log quota, whose lines are being dropped."})
-	reg.MustRegister(m.cut, m.repeated, m.messages, m.batches, m.behind, m.replayed, m.gapLines, m.ambiguous)
+	reg.MustRegister(m.cut, m.repeated, m.messages, m.bytes, m.batches, m.behind, m.replayed, m.gapLines, m.ambiguous)
 	for _, status := range []string{"success", "parse_error", "processing_error"} {
 		m.lines.WithLabelValues(status)
 	}

@@ -2,6 +2,7 @@ package web
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,6 +24,15 @@ import (
 
 // write sends v as JSON.
 func (s *Server) write(w http.ResponseWriter, r *http.Request, status int, v any) {
+	s.send(w, status, encode(r, v))
+}
+
+// writeLarge sends v as JSON, in gzip if the client takes it.
+func (s *Server) writeLarge(w http.ResponseWriter, r *http.Request, v any) {
+	s.sendLarge(w, r, encode(r, v))
+}
+
+func encode(r *http.Request, v any) []byte {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false) // nosniff and the content type see to that
@@ -30,10 +40,46 @@ func (s *Server) write(w http.ResponseWriter, r *http.Request, status int, v any
 		// Only a programming mistake gets here: v is of our own types.
 		panic(fmt.Errorf("encode answer of %s: %w", r.Pattern, err))
 	}
+	return b.Bytes()
+}
+
+func (s *Server) send(w http.ResponseWriter, status int, body []byte) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_, _ = w.Write(b.Bytes()) // an error means that the client has gone
+	_, _ = w.Write(body) // an error means that the client has gone
+}
+
+// smallAnswer is up to how many bytes compressing gains nothing to speak of.
+const smallAnswer = 512
+
+func (s *Server) sendLarge(w http.ResponseWriter, r *http.Request, body []byte) {
+	w.Header().Add("Vary", "Accept-Encoding")
+	if len(body) > smallAnswer && takesGzip(r) {
+		// Fast, since it is made anew each time.
+		var b bytes.Buffer
+		z, err := gzip.NewWriterLevel(&b, gzip.BestSpeed)
+		if err != nil {
+			panic(err) // the level is a constant
+		}
+		_, _ = z.Write(body) // a buffer takes everything
+		_ = z.Close()
+		body = b.Bytes()
+		w.Header().Set("Content-Encoding", "gzip")
+	}
+	s.send(w, http.StatusOK, body)
+}
+
+// takesGzip reports whether the client names gzip (RFC 9110, section 12.5.3).
+func takesGzip(r *http.Request) bool {
+	for item := range strings.SplitSeq(strings.Join(r.Header["Accept-Encoding"], ","), ",") {
+		name, weight, _ := strings.Cut(item, ";")
+		if strings.EqualFold(strings.TrimSpace(name), "gzip") {
+			q, err := strconv.ParseFloat(strings.TrimPrefix(strings.TrimSpace(weight), "q="), 64)
+			return err != nil || q > 0
+		}
+	}
+	return false
 }
 
 // pathID returns the number in the path. Anything else is no route, as if the

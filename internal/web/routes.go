@@ -60,6 +60,8 @@ func (s *Server) routes() []route {
 		{"POST", "/api/device-logs/unsubscribe", editor, "", s.unsubscribe},
 		{"GET", "/api/device-logs/subscriptions", anybody, "", s.listSubscriptions},
 
+		{"GET", "/api/overview", anybody, "", s.showOverview},
+
 		{"GET", "/health/healthz", probe, "", s.healthz},
 		{"GET", "/health/readyz", probe, "", s.readyz},
 		{"GET", "/health/drain", probe, "", s.drain},

@@ -11,6 +11,7 @@ import (
 
 	"signalbox/internal/access"
 	"signalbox/internal/logs"
+	"signalbox/internal/overview"
 	"signalbox/internal/registry"
 	"signalbox/internal/stream"
 )
@@ -47,6 +48,9 @@ type Options struct {
 	Nudger      *stream.Nudger
 	Health      Health
 
+	// Overview has the figures of the last hours. Nil: there are none.
+	Overview *overview.Recorder
+
 	// Page makes the handler of the web page; it passes on to notFound what it
 	// does not have. Nil: there is no page.
 	Page func(notFound http.Handler) http.Handler
@@ -71,6 +75,7 @@ type Server struct {
 	health      Health
 	drainKey    string
 	gatherer    prometheus.Gatherer
+	overview    *overview.Recorder
 	page        http.Handler
 
 	handler, internal http.Handler
@@ -93,6 +98,7 @@ func New(o Options) *Server {
 		nudger:       o.Nudger,
 		health:       o.Health,
 		drainKey:     o.DrainKey,
+		overview:     o.Overview,
 		gatherer:     prometheus.NewRegistry(),
 	}
 	if o.Metrics != nil {

@@ -2,6 +2,7 @@ package web_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,6 +21,7 @@ import (
 
 	"signalbox/internal/access"
 	"signalbox/internal/fleet"
+	"signalbox/internal/overview"
 	"signalbox/internal/registry"
 	"signalbox/internal/sqlstore"
 	"signalbox/internal/web"
@@ -446,6 +448,47 @@ func TestPage(t *testing.T) {
 		s.want("GET", path, "", 404, noRoute)
 	}
 	s.want("GET", "/api/devices", "", 401, problemJSON(fleet.Unauthenticated, "No valid token provided"))
+}
+
+func TestOverview(t *testing.T) {
+	newSite(t, nil).want("GET", "/api/overview", "", 200, `{"step": 10, "start": 0, "series": []}`)
+
+	metrics := prometheus.NewRegistry()
+	streams := prometheus.NewGauge(prometheus.GaugeOpts{Name: "sse_gateway_active_connections"})
+	metrics.MustRegister(streams)
+	streams.Set(7)
+	recorder := overview.New(metrics, slog.New(slog.DiscardHandler))
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if err := recorder.Run(ctx); err != nil { // once
+		t.Fatal(err)
+	}
+	s := newSite(t, func(o *web.Options) { o.Overview = recorder })
+	var got overview.Answer
+	res := s.do("GET", "/api/overview", "", "Accept-Encoding", "br, gzip")
+	if res.Header().Get("Content-Encoding") != "gzip" {
+		t.Errorf("headers: %v", res.Header())
+	}
+	z, err := gzip.NewReader(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again := s.do("GET", "/api/overview", "", "Accept-Encoding", "gzip;q=0").Body.String(); again != string(plain) {
+		t.Errorf("compressed %s, plain %s", plain, again)
+	}
+	if !strings.Contains(string(plain), `{"name":"streams","unit":"streams","points":[7]}`) || !strings.Contains(string(plain), `{"name":"lines","unit":"lines/s","points":[null]}`) {
+		t.Errorf("answer %s", plain)
+	}
+	if err := json.Unmarshal(s.do("GET", "/api/overview?since=99999999999", "").Body.Bytes(), &got); err != nil || len(got.Series[0].Points) != 0 {
+		t.Errorf("points of the future: %+v, %v", got, err)
+	}
+	for _, since := range []string{"x", "NaN", "2026-01-01"} {
+		s.want("GET", "/api/overview?since="+since, "", 400, problemJSON(fleet.Invalid, "since must be a number of seconds since 1970"))
+	}
 }
 
 func TestBodyBound(t *testing.T) {
