@@ -136,20 +136,25 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		keepers = append(keepers, unit{"journal limits", func(ctx context.Context) error { a.keepJournal(ctx, journal); return nil }})
 	}
 	hub := logs.NewHub(journal, past, newest, ledger, logMetrics, log)
+	activity := logs.NewActivity(journal.Epoch(), devices.Directory().ByKey)
 	ingest := logs.NewIngest(logs.IngestOptions{
 		EntityField: cfg.LogsinkEntityField, Directory: devices.Directory(), Journal: journal, Ledger: ledger,
-		Quota: quotaOf(&cfg), Redactor: logs.NewRedactor(cfg.LogRedact == "on", cfg.LogRedactPatterns.Compile()), Metrics: logMetrics, Log: log,
+		Quota: quotaOf(&cfg), Redactor: logs.NewRedactor(cfg.LogRedact == "on", cfg.LogRedactPatterns.Compile()),
+		Activity: activity, Metrics: logMetrics, Log: log,
 	})
 
 	connections := stream.NewRegistry(stream.Options{
 		Feed: feed{hub, cfg.StreamMaxRate, log}, Devices: devices.Directory(), Log: log, Registerer: a.metrics,
+		Watched:        func(d fleet.DeviceRef) { activity.Touch(d.Key) },
 		MaxConnections: cfg.MaxStreams, MaxPerSubject: cfg.MaxStreamsPerSubject, MaxSubscriptions: cfg.MaxSubscriptionsPerStream,
 	})
 	devices.Observe(func(ctx context.Context, ch registry.Change) {
 		switch ch.Kind {
 		case registry.Deleted:
+			activity.Forget(ch.Before.Key)
 			connections.DeviceDeleted(ch.Before)
 		case registry.Created:
+			activity.Created(ch.After)
 			connections.DeviceCreated(ctx, ch.After)
 		default:
 			hub.Update(ch.After)
@@ -206,7 +211,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	a.web = web.New(web.Options{
 		Log: log, Registry: devices, Metrics: a.metrics, CORSOrigins: cfg.CORSOrigins,
 		History: history, Undelivered: copied.dead, Streams: streams, Connections: connections, Nudger: nudger, Health: health, DrainKey: cfg.DrainAuthKey.Reveal(),
-		Overview: recorder, Page: ui.Handler,
+		Activity: activity, Overview: recorder, Page: ui.Handler,
 	})
 	public, err := a.listen("HTTP", cfg.Addr(), cfg.TLSCert, cfg.TLSKey, a.web.Handler())
 	if err != nil {
@@ -229,6 +234,11 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		unit{"nudges", nudger.Run},
 		unit{"frontend version", frontend.Run},
 		unit{"overview", recorder.Run},
+		unit{"activity", func(ctx context.Context) error {
+			activity.Fill(ctx, logs.FillOptions{Devices: devices.Directory().All, History: history, Journal: journal, UpTo: newest, Log: log})
+			<-ctx.Done()
+			return nil
+		}},
 		unit{"event streams", func(ctx context.Context) error {
 			bye := context.AfterFunc(ctx, func() { connections.Close(goodbye) })
 			defer bye()

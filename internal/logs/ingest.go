@@ -33,6 +33,7 @@ type Ingest struct {
 	ledger      *Ledger
 	quota       *Quota
 	redactor    *Redactor
+	activity    *Activity
 	metrics     *Metrics
 	samples     *sampler
 	log         *slog.Logger
@@ -43,7 +44,8 @@ type Ingest struct {
 	origins map[string]int
 }
 
-// IngestOptions are the parts of an Ingest; all but Redactor are needed.
+// IngestOptions are the parts of an Ingest; all but Redactor and Activity are
+// needed.
 type IngestOptions struct {
 	EntityField string // the document's field that names the device
 	Directory   Directory
@@ -51,6 +53,7 @@ type IngestOptions struct {
 	Ledger      *Ledger
 	Quota       *Quota
 	Redactor    *Redactor
+	Activity    *Activity // told of what was journalled
 	Metrics     *Metrics
 	Log         *slog.Logger
 }
@@ -60,7 +63,7 @@ func NewIngest(o IngestOptions) *Ingest {
 	o.Quota.cutting = o.Metrics.cut.Add
 	return &Ingest{
 		entityField: o.EntityField, directory: o.Directory, journal: o.Journal, ledger: o.Ledger,
-		quota: o.Quota, redactor: o.Redactor, metrics: o.Metrics, samples: newSampler(o.Log, o.Redactor), log: o.Log,
+		quota: o.Quota, redactor: o.Redactor, activity: o.Activity, metrics: o.Metrics, samples: newSampler(o.Log, o.Redactor), log: o.Log,
 	}
 }
 
@@ -121,7 +124,7 @@ func (w *worker) tellClosings(ctx context.Context) {
 				w.pending.Add(1)
 				a := &answer{done: func(error) {}, pending: &w.pending}
 				a.open.Store(1)
-				w.store(a, Batch{Device: c.device.Key, Body: EncodeBody(now, []Entry{*c.notice})}, 1)
+				w.store(a, Batch{Device: c.device.Key}, now, []Entry{*c.notice})
 				a.settle(nil)
 			}
 		}
@@ -243,17 +246,19 @@ func (w *worker) append(a *answer, device fleet.DeviceRef, received time.Time, e
 	if len(entries) == 0 {
 		return
 	}
-	w.store(a, Batch{Device: device.Key, Body: EncodeBody(received, entries)}, len(entries))
+	w.store(a, Batch{Device: device.Key}, received, entries)
 }
 
 func (w *worker) unmatched(a *answer, reason Reason, m Message, who string, entries []Entry) {
 	for range entries {
 		w.irregular(reason, who, entries[0].Doc)
 	}
-	w.store(a, Batch{Unmatched: reason, Body: EncodeBody(m.Received, entries)}, len(entries))
+	w.store(a, Batch{Unmatched: reason}, m.Received, entries)
 }
 
-func (w *worker) store(a *answer, b Batch, lines int) {
+// store appends the entries to the journal as the body of b.
+func (w *worker) store(a *answer, b Batch, received time.Time, entries []Entry) {
+	lines := len(entries)
 	if a.origin != "" {
 		b.Origin = a.origin + "/" + cmp.Or(b.Device, string(b.Unmatched))
 		if a.dup && w.stored(b.Origin) {
@@ -262,11 +267,19 @@ func (w *worker) store(a *answer, b Batch, lines int) {
 		}
 	}
 	w.metrics.batches.Observe(float64(lines))
+	b.Body = EncodeBody(received, entries)
+	var said heard // the entries are gone when the journal answers
+	if w.activity != nil && b.Device != "" {
+		said = hear(received, entries)
+	}
 	a.open.Add(1)
 	w.journal.Append(b, func(seq uint64, err error) {
 		if err == nil {
 			w.metrics.appends.WithLabelValues("success").Inc()
 			w.ledger.Add(seq, b.Device, lines)
+			if said.lines > 0 {
+				w.activity.add(b.Device, seq, &said)
+			}
 		} else {
 			w.metrics.appends.WithLabelValues("error").Inc()
 			w.log.Error("the journal did not take a batch; the message will not be acknowledged", "device", b.Device, "lines", lines, "err", err)

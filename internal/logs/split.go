@@ -140,30 +140,39 @@ func (s *splitter) pick(b Body, keep func(*Line) bool) Body {
 // cutMessage puts a document's message into s.text and returns what is around
 // it, without the time stamp.
 func (s *splitter) cutMessage(doc []byte) (around template, ok bool) {
-	if len(doc) < docHead || string(doc[:len(docStamp)]) != docStamp {
+	start, end, ok := findMessage(doc)
+	if !ok {
 		return around, false
+	}
+	s.text, ok = appendUnquoted(s.text[:0], doc[start:end])
+	prefix, suffix := doc[docHead:start], doc[end:]
+	if string(prefix) != s.around.prefix || string(suffix) != s.around.suffix { // mostly as the line before
+		s.around = template{string(prefix), string(suffix)}
+	}
+	return s.around, ok
+}
+
+// findMessage returns where in a document the JSON string of its message stands.
+func findMessage(doc []byte) (start, end int, ok bool) {
+	if len(doc) < docHead || string(doc[:len(docStamp)]) != docStamp {
+		return 0, 0, false
 	}
 	for i := docHead; i+1 < len(doc) && doc[i] == ','; {
 		key := i + 1
 		colon := skipValue(doc, key)
 		if colon < 0 || colon >= len(doc) || doc[colon] != ':' {
-			return around, false
+			return 0, 0, false
 		}
 		end := skipValue(doc, colon+1)
 		if end < 0 {
-			return around, false
+			return 0, 0, false
 		}
 		if string(doc[key:colon]) == `"message"` {
-			s.text, ok = appendUnquoted(s.text[:0], doc[colon+1:end])
-			prefix, suffix := doc[docHead:colon+1], doc[end:]
-			if string(prefix) != s.around.prefix || string(suffix) != s.around.suffix { // mostly as the line before
-				s.around = template{string(prefix), string(suffix)}
-			}
-			return s.around, ok
+			return colon + 1, end, true
 		}
 		i = end
 	}
-	return around, false
+	return 0, 0, false
 }
 
 // skipValue returns the end of the compact JSON value that begins at b[i], or -1.

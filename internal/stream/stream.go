@@ -70,6 +70,10 @@ type Options struct {
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
 
+	// Watched is told when the number of connections that follow a device
+	// changes. It must be quick. May be nil.
+	Watched func(fleet.DeviceRef)
+
 	MaxConnections   int // over all
 	MaxPerSubject    int // connections of one subject
 	MaxSubscriptions int // devices that one connection follows
@@ -333,15 +337,36 @@ func (r *Registry) link(c *Connection, d fleet.DeviceRef, want Want, own bool) {
 		r.followers[d.ID] = map[*Connection]struct{}{}
 	}
 	r.followers[d.ID][c] = struct{}{}
+	r.watched(d)
 }
 
 func (r *Registry) unlink(c *Connection, device int64) {
+	d := c.follows[device].DeviceRef
 	delete(c.follows, device)
 	delete(r.followers[device], c)
 	if len(r.followers[device]) == 0 {
 		delete(r.followers, device)
 	}
 	r.metrics.subscriptions.Dec()
+	r.watched(d)
+}
+
+func (r *Registry) watched(d fleet.DeviceRef) {
+	if r.opts.Watched != nil {
+		r.opts.Watched(d)
+	}
+}
+
+// Watchers returns how many connections follow each device, by its id; those
+// that none follows are not in it.
+func (r *Registry) Watchers() map[int64]int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := make(map[int64]int, len(r.followers))
+	for id, connections := range r.followers {
+		n[id] = len(connections)
+	}
+	return n
 }
 
 // caller returns the open connection of a request id, if it is the subject's.

@@ -181,6 +181,37 @@ func TestSubscribe(t *testing.T) {
 }
 
 // What happens to the connection or the device while the journal is asked.
+// Whoever counts who follows a device hears of every change of that.
+func TestWatchers(t *testing.T) {
+	told := map[int64]int{}
+	w := newWorld(t, 3, func(o *Options) { o.Watched = func(d fleet.DeviceRef) { told[d.ID]++ } })
+	f := func(watchers map[int64]int, changes map[int64]int) {
+		t.Helper()
+		if diff := cmp.Diff(watchers, w.registry.Watchers()); diff != "" {
+			t.Error(diff)
+		}
+		if diff := cmp.Diff(changes, told); diff != "" {
+			t.Error(diff)
+		}
+		clear(told)
+	}
+	f(map[int64]int{}, map[int64]int{})
+	ann, bob := w.open("ann", "r1"), w.open("bob", "r2")
+	w.subscribe(ann, 1, 2)
+	w.subscribe(bob, 1, 1)
+	f(map[int64]int{1: 2, 2: 1}, map[int64]int{1: 2, 2: 1})
+	if err := w.registry.Unsubscribe(context.Background(), "ann", "r1", 2); err != nil {
+		t.Fatal(err)
+	}
+	f(map[int64]int{1: 2}, map[int64]int{2: 1})
+	w.registry.Disconnect(bob.Connection)
+	f(map[int64]int{1: 1}, map[int64]int{1: 1})
+	if d, ok := w.devices.drop(1); ok {
+		w.registry.DeviceDeleted(d)
+	}
+	f(map[int64]int{}, map[int64]int{1: 1})
+}
+
 func TestSubscribeMeanwhile(t *testing.T) {
 	f := func(name string, meanwhile func(*world, *client), kind fleet.Kind, text string) {
 		t.Run(name, func(t *testing.T) {

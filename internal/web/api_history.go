@@ -48,8 +48,32 @@ func (s *Server) fleetHistory(w http.ResponseWriter, r *http.Request) error {
 
 // selectedDevices returns the keys of the devices that a query names, nil for all.
 func (s *Server) selectedDevices(query url.Values) ([]string, error) {
-	d := s.registry.Directory()
+	named, err := s.namedDevices(query, maxDevices)
+	if err != nil {
+		return nil, err
+	}
 	var keys []string
+	for _, ref := range named {
+		keys = append(keys, ref.Key)
+	}
+	if text := query.Get("model_id"); text != "" {
+		id, err := strconv.ParseInt(text, 10, 64)
+		if err != nil || keys != nil {
+			return nil, fleet.E(fleet.Invalid, nil, "model_id must be a number, and not be used with device_ids")
+		}
+		keys = []string{}
+		for _, ref := range s.registry.Directory().All() {
+			if ref.ModelID == id {
+				keys = append(keys, ref.Key)
+			}
+		}
+	}
+	return keys, nil
+}
+
+// namedDevices returns the devices of device_ids, at most that many.
+func (s *Server) namedDevices(query url.Values, most int) (devices []fleet.DeviceRef, err error) {
+	d := s.registry.Directory()
 	for _, list := range query["device_ids"] {
 		for text := range strings.SplitSeq(list, ",") {
 			id, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
@@ -60,27 +84,15 @@ func (s *Server) selectedDevices(query url.Values) ([]string, error) {
 			if !ok {
 				return nil, fleet.ErrNotFound("Device", id)
 			}
-			if !slices.Contains(keys, ref.Key) {
-				keys = append(keys, ref.Key)
+			if !slices.Contains(devices, ref) {
+				devices = append(devices, ref)
 			}
-			if len(keys) > maxDevices {
-				return nil, fleet.E(fleet.Invalid, nil, "At most %d devices can be named", maxDevices)
-			}
-		}
-	}
-	if text := query.Get("model_id"); text != "" {
-		id, err := strconv.ParseInt(text, 10, 64)
-		if err != nil || keys != nil {
-			return nil, fleet.E(fleet.Invalid, nil, "model_id must be a number, and not be used with device_ids")
-		}
-		keys = []string{}
-		for _, ref := range d.All() {
-			if ref.ModelID == id {
-				keys = append(keys, ref.Key)
+			if len(devices) > most {
+				return nil, fleet.E(fleet.Invalid, nil, "At most %d devices can be named", most)
 			}
 		}
 	}
-	return keys, nil
+	return devices, nil
 }
 
 // answerHistory answers a query, in the form that the client accepts.

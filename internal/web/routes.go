@@ -60,6 +60,8 @@ func (s *Server) routes() []route {
 		{"POST", "/api/device-logs/unsubscribe", editor, "", s.unsubscribe},
 		{"GET", "/api/device-logs/subscriptions", anybody, "", s.listSubscriptions},
 
+		{"GET", "/api/fleet", anybody, "", s.showFleet},
+		{"GET", "/api/fleet/series", anybody, "", s.showSeries},
 		{"GET", "/api/overview", anybody, "", s.showOverview},
 
 		{"GET", "/health/healthz", probe, "", s.healthz},

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"signalbox/internal/access"
+	"signalbox/internal/fleet"
 	"signalbox/internal/logs"
 	"signalbox/internal/overview"
 	"signalbox/internal/registry"
@@ -48,6 +49,9 @@ type Options struct {
 	Nudger      *stream.Nudger
 	Health      Health
 
+	// Activity is what devices said of late. Nil: nothing.
+	Activity *logs.Activity
+
 	// Overview has the figures of the last hours. Nil: there are none.
 	Overview *overview.Recorder
 
@@ -75,6 +79,7 @@ type Server struct {
 	health      Health
 	drainKey    string
 	gatherer    prometheus.Gatherer
+	activity    *logs.Activity
 	overview    *overview.Recorder
 	page        http.Handler
 
@@ -98,6 +103,7 @@ func New(o Options) *Server {
 		nudger:       o.Nudger,
 		health:       o.Health,
 		drainKey:     o.DrainKey,
+		activity:     o.Activity,
 		overview:     o.Overview,
 		gatherer:     prometheus.NewRegistry(),
 	}
@@ -109,6 +115,9 @@ func New(o Options) *Server {
 	}
 	if s.maxBody == 0 {
 		s.maxBody = DefaultMaxBody
+	}
+	if s.activity == nil {
+		s.activity = logs.NewActivity("", func(string) (fleet.DeviceRef, bool) { return fleet.DeviceRef{}, false })
 	}
 	s.page = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, errNoRoute) })
 	if o.Page != nil {
