@@ -1,0 +1,58 @@
+import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
+import { lazy, Suspense } from "react";
+import { Route, Switch } from "wouter";
+import { ApiError } from "./api/client";
+import { NotFound } from "./pages/NotFound";
+import { Shell } from "./parts/Shell";
+import { Toasts } from "./parts/toast";
+
+const FleetPage = lazy(() => import("./pages/FleetPage"));
+const DevicePage = lazy(() => import("./pages/DevicePage"));
+const LogPage = lazy(() => import("./pages/LogPage"));
+const ModelsPage = lazy(() => import("./pages/ModelsPage"));
+const ModelPage = lazy(() => import("./pages/ModelPage"));
+const OverviewPage = lazy(() => import("./pages/OverviewPage"));
+
+const queries = new QueryClient({
+  defaultOptions: {
+    queries: {
+      staleTime: 10_000,
+      retry: (failures, e) => e instanceof ApiError && e.temporary && failures < 3,
+    },
+  },
+});
+
+/**
+ * The page. Its addresses:
+ *
+ *   /                     the fleet
+ *   /logs?devices=1,2     what devices say: merged, or side by side; without devices, all of them
+ *   /devices/new          a new device
+ *   /devices/7            one device: its log; ?at=<cursor> is one line
+ *   /devices/7/settings   its facts and its configuration
+ *   /models, /models/3    device models
+ *   /overview             the server itself
+ */
+export function App() {
+  return (
+    <QueryClientProvider client={queries}>
+      <Toasts>
+        <Shell>
+          <Suspense fallback={null}>
+            <Switch>
+              <Route path="/" component={FleetPage} />
+              <Route path="/logs" component={LogPage} />
+              <Route path="/devices/new" component={DevicePage} />
+              <Route path="/devices/:id" component={LogPage} />
+              <Route path="/devices/:id/settings" component={DevicePage} />
+              <Route path="/models" component={ModelsPage} />
+              <Route path="/models/:id" component={ModelPage} />
+              <Route path="/overview" component={OverviewPage} />
+              <Route component={NotFound} />
+            </Switch>
+          </Suspense>
+        </Shell>
+      </Toasts>
+    </QueryClientProvider>
+  );
+}

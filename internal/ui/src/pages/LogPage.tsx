@@ -1,0 +1,5 @@
+import { Page } from "../parts/Shell";
+
+export default function LogPage() {
+  return <Page title="LogPage">{null}</Page>;
+}

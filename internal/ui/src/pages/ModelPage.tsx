@@ -1,0 +1,5 @@
+import { Page } from "../parts/Shell";
+
+export default function ModelPage() {
+  return <Page title="ModelPage">{null}</Page>;
+}
