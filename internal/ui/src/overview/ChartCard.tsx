@@ -22,16 +22,15 @@ export function ChartCard({ chart, history, range }: { chart: Chart; history: Hi
           const f = figure(chart.kind, now(lines[i]?.points ?? []));
           return (
             <div className="figure" key={l.series}>
+              <strong>{f.value}</strong>
+              {f.unit !== "" && <span className="unit">{f.unit}</span>}
+              {most !== null && <span className="unit">of {words(chart.kind, most)}</span>}
               {l.name !== "" && (
                 <span className="name">
                   <span className="swatch" style={{ background: `var(${l.colour})` }} />
                   {l.name}
                 </span>
               )}
-              <span>
-                <strong>{f.value}</strong> <span className="unit">{f.unit}</span>
-                {most !== null && <span className="unit"> of {words(chart.kind, most)}</span>}
-              </span>
             </div>
           );
         })}
@@ -201,13 +200,9 @@ function tooltip(): Tooltip {
       );
       root.hidden = false;
       // Beside the cursor, on the side that has room.
-      if (left < width / 2) {
-        root.style.left = `${left + 10}px`;
-        root.style.right = "auto";
-      } else {
-        root.style.left = "auto";
-        root.style.right = `${width - left + 10}px`;
-      }
+      const wide = root.offsetWidth;
+      const at = left + 10 + wide <= width ? left + 10 : left - 10 - wide;
+      root.style.transform = `translateX(${Math.round(at)}px)`;
     },
     hide() {
       root.hidden = true;

@@ -27,22 +27,22 @@ const one = (series: string, colour: Line["colour"] = "--accent"): [Line] => [{ 
 
 export const charts: readonly Chart[] = [
   {
-    title: "Lines",
-    kind: "lines/s",
+    title: "Lines a second",
+    kind: "rate",
     floor: 1,
     lines: [
       { series: "lines", name: "in", colour: "--accent" },
       { series: "delivered", name: "delivered", colour: "--focus" },
     ],
   },
-  { title: "Bytes in", kind: "bytes/s", floor: 1024, lines: one("bytes") },
+  { title: "Bytes", kind: "bytes/s", floor: 1024, lines: one("bytes") },
   {
     title: "From receipt to reader",
     kind: "seconds",
     floor: 0.001,
     lines: [
-      { series: "latency_p50", name: "half within", colour: "--accent" },
-      { series: "latency_p99", name: "99 % within", colour: "--focus" },
+      { series: "latency_p50", name: "median", colour: "--accent" },
+      { series: "latency_p99", name: "99 %", colour: "--focus" },
     ],
   },
   {
@@ -55,15 +55,15 @@ export const charts: readonly Chart[] = [
     ],
   },
   {
-    title: "Gaps and drops",
-    kind: "events/s",
+    title: "Gaps and dropped streams a second",
+    kind: "rate",
     floor: 0.1,
     lines: [
       { series: "gaps", name: "gaps", colour: "--warn" },
-      { series: "dropped", name: "dropped streams", colour: "--error" },
+      { series: "dropped", name: "dropped", colour: "--error" },
     ],
   },
-  { title: "Irregular lines", kind: "lines/s", floor: 1, lines: one("irregular", "--warn") },
+  { title: "Irregular lines a second", kind: "rate", floor: 1, lines: one("irregular", "--warn") },
   { title: "Journal", kind: "bytes", floor: 1024 ** 2, lines: one("journal_bytes"), limit: "journal_limit" },
   { title: "History", kind: "bytes", floor: 1024 ** 2, lines: one("history_bytes") },
   { title: "Memory", kind: "bytes", floor: 16 * 1024 ** 2, lines: one("memory") },

@@ -1,7 +1,7 @@
 // Figures in words that fit beside a chart: three digits and a unit that suits the size.
 
-/** What a figure counts; it decides the units and where an axis may be divided. */
-export type Kind = "count" | "lines/s" | "events/s" | "bytes" | "bytes/s" | "seconds";
+/** What a figure counts; it decides the units and where an axis may be divided. A rate's title says of what. */
+export type Kind = "count" | "rate" | "bytes" | "bytes/s" | "seconds";
 
 /** A number with its unit, apart so that the unit can be drawn smaller. */
 export interface Figure {
@@ -50,10 +50,7 @@ function step(kind: Kind, size: number): Step {
 }
 
 function unit(kind: Kind, name: string): string {
-  if (kind === "bytes/s") return `${name}/s`;
-  if (kind === "lines/s") return `${name} lines/s`.trim();
-  if (kind === "events/s") return `${name}/s`;
-  return name;
+  return kind === "bytes/s" ? `${name}/s` : name;
 }
 
 /** At most three digits, without zeros that say nothing: 0.25, 3.4, 128. */
