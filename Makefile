@@ -15,6 +15,10 @@ LINT    := go tool -modfile=tools/go.mod golangci-lint
 build: ## The program, as bin/signalbox
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/signalbox ./cmd/signalbox
 
+.PHONY: page
+page: ## The web page, as internal/ui/dist, where its source is newer
+	scripts/page.sh build
+
 .PHONY: run
 run: build ## The server with its defaults
 	bin/signalbox serve
@@ -30,6 +34,7 @@ setup: ## Debian packages that the tests use
 .PHONY: test
 test: setup check build ## Everything
 	go test -race -timeout 20m ./...
+	scripts/page.sh browser
 
 .PHONY: check
 check: ## Everything but the tests
@@ -39,6 +44,7 @@ check: ## Everything but the tests
 	go test -count=1 ./internal
 	go mod tidy -diff
 	scripts/check-generated.sh
+	scripts/page.sh check
 
 .PHONY: generate
 generate: ## Write the generated files

@@ -15,6 +15,11 @@ need curl 'end-to-end tests with curl' command -v curl
 need mosquitto 'tests against Mosquitto' test -x /usr/sbin/mosquitto
 need mosquitto-clients 'end-to-end tests with mosquitto_pub' command -v mosquitto_pub
 need postgresql 'tests against PostgreSQL' bash -c 'compgen -G "/usr/lib/postgresql/*/bin/initdb"'
+need nodejs 'all tests of the web page' command -v node
+need npm 'all tests of the web page' command -v npm
+need chromium 'browser tests of the web page' test -x /usr/bin/chromium
+need fonts-dejavu-core 'nothing, but its screenshots look other' test -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
+need fonts-noto-color-emoji 'nothing, but its screenshots look other' test -e /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 
 [[ ${#missing[@]} -eq 0 ]] && exit 0
 
