@@ -157,7 +157,7 @@ interface OpenOptions {
 
 // Where Chromium itself calls, whatever page is open. A page that asked for one of these would be seen by View.
 const chromiumsOwn =
-  /^(https?:\/\/)?(accounts\.google|update\.googleapis|clients\d\.google|optimizationguide-pa\.googleapis|(redirector|edgedl\.me)\.gvt1)\.com[:/]/;
+  /^(https?:\/\/)?(accounts\.google|update\.googleapis|clients\d\.google|(optimizationguide-pa|content-autofill)\.googleapis|(redirector|edgedl\.me)\.gvt1)\.com[:/]/;
 
 /** What the browser says while a server is away. */
 export const away = [/net::ERR_/, /Failed to load resource/];
