@@ -411,6 +411,7 @@ export class Server {
       ["-h", "127.0.0.1", "-p", String(this.mqttPort), "-q", "1", "-t", "iotsupport/logsink", "-l"],
       { stdio: ["pipe", "ignore", "ignore"] },
     );
+    pub.stdin?.on("error", () => {}); // it ends when the server is away, and says so by its status
     this.others.push(pub);
     return pub;
   }
