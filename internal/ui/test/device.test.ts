@@ -17,9 +17,10 @@ const button = (v: View, name: string) => v.page.getByRole("button", { name, exa
 
 /** Replaces all of the text, as somebody does who pastes. */
 async function write(v: View, text: string, name?: string): Promise<void> {
+  await v.page.evaluate((t) => navigator.clipboard.writeText(t), text);
   await editor(v, name).click();
   await v.page.keyboard.press("ControlOrMeta+a");
-  await v.page.keyboard.insertText(text);
+  await v.page.keyboard.press("ControlOrMeta+v");
 }
 
 const config = (more: object) => JSON.stringify({ deviceName: "Kitchen", deviceEntityId: "kitchen", ...more }, null, 2);
