@@ -101,6 +101,7 @@ func TestMetricNames(t *testing.T) {
 		"iot_logsink_enabled 1",
 		"iot_logsink_batch_size_count 1",
 		"iot_logsink_journal_bytes ",
+		"iot_logsink_journal_limit_bytes 1.7179869184e+10", // four times JOURNAL_MAX_BYTES
 		"iot_logsink_journal_pending 0",
 		"iot_logsink_live_lag 0",
 		"iot_mqtt_connection_state 0",

@@ -362,6 +362,10 @@ func (a *app) observeJournal(j *nats.Journal, d *registry.Directory, enabled boo
 		return float64(bytes), oldest
 	}
 	gauge("iot_logsink_journal_bytes", "Bytes that the journal holds.", func() float64 { b, _ := size(); return b })
+	if cfg := a.cfg; cfg.LogsHistory != "off" || cfg.ElasticsearchURL != "" { // else what goes was meant to go
+		gauge("iot_logsink_journal_limit_bytes", "Bytes at which the journal gives up lines that are not in the history yet, or not at ELASTICSEARCH_URL.",
+			func() float64 { return float64(cfg.JournalDiskBytes) })
+	}
 	gauge("iot_logsink_journal_age_seconds", "Age of the oldest batch in the journal.", func() float64 {
 		if _, oldest := size(); !oldest.IsZero() {
 			return time.Since(oldest).Seconds()
