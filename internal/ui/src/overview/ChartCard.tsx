@@ -22,7 +22,7 @@ export function ChartCard({ chart, history, range }: { chart: Chart; history: Hi
           const f = figure(chart.kind, now(lines[i]?.points ?? []));
           return (
             <div className="figure" key={l.series}>
-              <strong>{f.value}</strong>
+              <strong className={f.value === "–" ? "none" : undefined}>{f.value}</strong>
               {f.unit !== "" && <span className="unit">{f.unit}</span>}
               {most !== null && <span className="unit">of {words(chart.kind, most)}</span>}
               {l.name !== "" && (

@@ -1,5 +1,5 @@
 import { keepPreviousData, useQuery, useQueryClient } from "@tanstack/react-query";
-import { useMemo } from "react";
+import { useMemo, useRef } from "react";
 import { useSearchParams } from "wouter";
 import { request } from "../api/client";
 import type { Overview } from "../api/types";
@@ -18,6 +18,8 @@ const ranges = [
   { key: "6h", name: "6 h", seconds: 21_600, long: "the last six hours" },
 ] as const;
 
+type Range = (typeof ranges)[number];
+
 const key = ["overview"];
 
 /** How the server does, and how it did in the last hours. */
@@ -35,20 +37,23 @@ export default function OverviewPage() {
     placeholderData: keepPreviousData,
   });
   const [search, setSearch] = useSearchParams();
-  const range = ranges.find((r) => r.key === search.get("range")) ?? ranges[1];
   const history = query.data;
+  // Without a choice: an hour, unless the server is too young to fill a quarter of it. It stays as it was when the page was opened.
+  const usual = useRef<Range | null>(null);
+  if (usual.current === null && history !== undefined) {
+    usual.current = ranges[history.times.length * history.step < ranges[0].seconds ? 0 : 1];
+  }
+  const range = ranges.find((r) => r.key === search.get("range")) ?? usual.current ?? ranges[1];
   const wrong = useMemo(() => (history === undefined ? [] : troubles(history)), [history]);
   const measured = history !== undefined && history.times.length > 0;
 
   return (
     <Page title="Overview">
-      <div className="page-head">
+      <div className="overview-head">
         <h1>Overview</h1>
-        <div className="grow">
-          {query.error === null && measured && wrong.length === 0 && (
-            <span className="badge ok">Everything is as it should be</span>
-          )}
-        </div>
+        {query.error === null && measured && wrong.length === 0 && (
+          <span className="badge ok">Everything is as it should be</span>
+        )}
         <fieldset className="ranges plain" aria-label="How far back">
           {ranges.map((r) => (
             <button
