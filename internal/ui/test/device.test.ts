@@ -68,9 +68,9 @@ area("a device", {}, (w) => {
     const v = await w.open(`/devices/${d.id}/settings`);
     await write(v, '{"deviceEntityId":"x","list":[1,2]}');
     await button(v, "Format").click();
-    await expect.poll(() => editor(v).innerText()).toContain('  "deviceEntityId": "x"');
+    await expect.poll(() => editor(v).textContent()).toContain('  "deviceEntityId": "x"');
     await button(v, "Undo changes").click();
-    await expect.poll(() => editor(v).innerText()).toContain(`Device ${n}`);
+    await expect.poll(() => editor(v).textContent()).toContain(`Device ${n}`);
   });
 
   test("is not saved over what somebody else saved meanwhile, unless one says so", async () => {

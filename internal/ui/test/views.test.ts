@@ -26,7 +26,11 @@ const views: [name: string, path: string, ready: (v: View) => Promise<void>][] =
     (v) => v.page.getByRole("log").nth(1).getByRole("link").nth(3).waitFor(),
   ],
   ["log", "/devices/1", (v) => v.page.getByRole("log").getByRole("link").nth(10).waitFor()],
-  ["search", "/logs?q=wifi", (v) => v.page.getByRole("log").locator("mark").filter({ visible: true }).first().waitFor()],
+  [
+    "search",
+    "/logs?q=wifi",
+    (v) => v.page.getByRole("log").locator("mark").filter({ visible: true }).first().waitFor(),
+  ],
   ["settings", "/devices/1/settings", (v) => main(v).getByRole("textbox").first().waitFor()],
   ["new-device", "/devices/new", (v) => main(v).getByRole("textbox").first().waitFor()],
   ["models", "/models", (v) => main(v).getByText("simulated").first().waitFor()],
