@@ -80,9 +80,9 @@ area("the fleet", {}, (w) => {
     await v.page.getByLabel("Model").selectOption({ label: "camera" });
     await expect.poll(() => names(v)).toEqual(["Barn"]);
     await v.page.getByLabel("Model").selectOption({ label: "Any model" });
-    await v.page.getByRole("button", { name: "With errors" }).click();
+    await v.page.getByRole("button", { name: "With errors", exact: true }).click();
     await expect.poll(() => names(v)).toEqual(["Gate"]);
-    await v.page.getByRole("button", { name: "With errors" }).click();
+    await v.page.getByRole("button", { name: "With errors", exact: true }).click();
     await v.page.getByRole("button", { name: "Name" }).click();
     await expect.poll(() => names(v)).toEqual(["Pump house", "Gate", "Barn"]);
     await expect.poll(() => v.page.url()).toContain("sort=-name");
