@@ -70,7 +70,8 @@ export async function request<T>(path: string, o: Options = {}): Promise<T> {
   return (await answer.json()) as T;
 }
 
-async function failure(answer: Response): Promise<ApiError> {
+/** What an answer that is not 2xx says. */
+export async function failure(answer: Response): Promise<ApiError> {
   let body: unknown = null;
   try {
     body = await answer.json();

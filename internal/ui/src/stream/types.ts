@@ -17,6 +17,8 @@ export interface Condition {
 export type StreamMessage =
   /** From here on every line of the target comes: what is journalled later than the server's answer to a history request made now. */
   | { kind: "following"; devices: number }
+  /** The stream had to begin anew without knowing where it was: lines may be missing until `following` comes again. */
+  | { kind: "lost" }
   /** Lines of one device, in order. */
   | { kind: "lines"; lines: LogLine[] }
   /** Lines of one device that will not come. */
