@@ -63,6 +63,10 @@ export class Epochs {
     }
   }
 
+  knows(name: string): boolean {
+    return this.find(name) !== undefined;
+  }
+
   /** The place of a cursor; a whole batch is the place behind its lines. Null if it is no cursor. */
   at(cursor: string): At | null {
     const c = split(cursor);

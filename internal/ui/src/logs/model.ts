@@ -22,16 +22,22 @@ export interface LogDeps {
   frame(f: () => void): () => void;
   /** Calls back after some milliseconds; the answer undoes that. */
   after(ms: number, f: () => void): () => void;
+  sizes?: Sizes;
 }
 
-/** The most rows that are held. */
-export const mostHeld = 100_000;
-/** How many are let go at a time, so that letting go costs little per line. */
-const slice = 10_000;
-/** Lines of a page. */
-const pageSize = 1000;
-/** A list of fewer rows is filled up, which is not looking back. */
-const few = 200;
+/** How much a log holds, and reads at a time. */
+export interface Sizes {
+  /** The most rows that are held. */
+  held: number;
+  /** How many are let go at a time, so that letting go costs little per line. */
+  slice: number;
+  /** Lines of a page. */
+  page: number;
+  /** A list of fewer rows is filled up, which is not looking back. */
+  few: number;
+}
+
+const standard: Sizes = { held: 100_000, slice: 10_000, page: 1000, few: 200 };
 /** After that long the history is read although the stream does not follow yet: a line of an hour ago needs no stream. */
 const patience = 3000;
 /** Typing changes a filter at every key. */
@@ -76,11 +82,14 @@ class Log implements LogModel {
   /** Those of the condition before, until the new ones follow. */
   private retired: Following[] = [];
 
+  private readonly sizes: Sizes;
   private filter: LineFilter;
   private matches: Matcher;
   private fault: string | null = null;
-  /** What the stream and the core are filtered by; only a set's are. */
+  /** What the stream is filtered by; only a set's is. */
   private condition: LineFilter = noFilter;
+  /** What the core is filtered by: the condition, or the one before until the window is loaded anew. */
+  private core: LineFilter = noFilter;
 
   /** The window's ends: what is before the one and after the other is asked for. Null: nothing is known to be there. */
   private olderAt: string | null = null;
@@ -99,6 +108,8 @@ class Log implements LogModel {
   private attached = false;
   /** A request is under way after which they may: what comes meanwhile is kept. */
   private catching = false;
+  /** Not everything was followed when it began: what came before that was not kept. */
+  private unsure = false;
   private arrivals: Arrival[] = [];
   /** Arrivals were thrown away, the oldest: what is held does not reach to them. */
   private overflow = false;
@@ -128,6 +139,7 @@ class Log implements LogModel {
     filter: LineFilter,
     private readonly deps: LogDeps,
   ) {
+    this.sizes = deps.sizes ?? standard;
     let targets: Target[];
     if (devices === "all") {
       targets = [{ all: true }];
@@ -152,7 +164,7 @@ class Log implements LogModel {
       this.matches = compile(this.filter);
     }
     this.show();
-    if (this.isSet) this.condition = this.filter;
+    if (this.isSet) this.condition = this.core = this.filter;
     this.follows = targets.map((target) => ({ target, follow: null, state: "joining" }));
     this.published = this.take();
     this.followAll();
@@ -211,12 +223,16 @@ class Log implements LogModel {
       if (this.older === "error") this.afterFilter();
       return;
     }
-    if (this.rows.shown.length >= few) this.lookingBack = true;
+    if (!this.attached && this.rows.all.length === 0) {
+      void this.readEnd(); // that was what failed
+      return;
+    }
+    if (this.rows.shown.length >= this.sizes.few) this.lookingBack = true;
     void this.readOlder();
   }
 
   loadNewer(): void {
-    if (this.stale || (this.newer !== "more" && this.newer !== "error")) return;
+    if (this.stale || this.request !== null || (this.newer !== "more" && this.newer !== "error")) return;
     this.lookingBack = false;
     void this.readNewer(this.filter, 1);
   }
@@ -284,7 +300,11 @@ class Log implements LogModel {
       if (this.attached && this.seam === null) this.seam = this.newest();
     }
     if (!this.joining()) {
-      for (const r of this.retired.splice(0)) r.follow?.close();
+      if (this.retired.length > 0) {
+        // What was on its way to those before is asked for.
+        if (this.attached) this.seam ??= this.newest();
+        for (const r of this.retired.splice(0)) r.follow?.close();
+      }
       this.open();
       void this.catchUp();
     }
@@ -320,8 +340,8 @@ class Log implements LogModel {
       this.arrivals.push(a);
       if (this.paused && this.counts(a)) this.waiting++;
     }
-    if (this.arrivals.length > mostHeld) {
-      this.arrivals.splice(0, slice);
+    if (this.arrivals.length > this.sizes.held) {
+      this.arrivals.splice(0, this.sizes.slice);
       this.overflow = true;
     }
     this.changed();
@@ -344,7 +364,11 @@ class Log implements LogModel {
       this.olderAt = null;
       this.stopOlder("more");
     }
-    this.rows.add(this.rowsOf(arrivals));
+    let rows = this.rowsOf(arrivals);
+    // Before the window there is more than that: it is part of the history.
+    const start = this.older === "end" ? null : this.placeOf(this.olderAt);
+    if (start) rows = rows.filter((r) => compare(r.at, start) >= 0);
+    this.rows.add(rows);
     this.olderAt ??= this.firstCursor();
     this.trim();
   }
@@ -365,9 +389,9 @@ class Log implements LogModel {
 
   /** Holds at most so many rows, and lets go what is not looked at. */
   private trim(): void {
-    const over = this.rows.all.length - mostHeld;
+    const over = this.rows.all.length - this.sizes.held;
     if (over <= 0) return;
-    const count = over + slice;
+    const count = over + this.sizes.slice;
     if (this.lookingBack) {
       this.rows.dropTail(this.rows.all.length - count);
       const last = this.rows.all[this.rows.all.length - 1] as Held;
@@ -401,7 +425,10 @@ class Log implements LogModel {
   }
 
   private detach(newerAt: string): void {
-    this.request?.abort();
+    if (this.request !== null) {
+      this.request.abort();
+      if (this.older === "loading" && this.olderRequest === null) this.older = "more";
+    }
     this.request = null;
     this.catching = false;
     this.attached = false;
@@ -439,12 +466,12 @@ class Log implements LogModel {
       this.coreTo = null;
     }
     // All of the window is complete under the filter: if that is the condition, all is core.
-    if (sameFilter(this.filter, this.condition)) this.resetCore();
+    if (sameFilter(this.filter, this.core)) this.resetCore();
   }
 
   /** Whether the middle of what is held has all that the filter lets through. */
   private fits(): boolean {
-    return covers(this.hasCore ? this.condition : this.edges, this.filter);
+    return covers(this.hasCore ? this.core : this.edges, this.filter);
   }
 
   /** What has to be asked of the server when nobody has typed for a moment. */
@@ -455,7 +482,10 @@ class Log implements LogModel {
       this.retired.push(...this.follows);
       this.follows = this.follows.map((f) => ({ target: f.target, follow: null, state: "joining" }));
       this.condition = this.filter;
-      if (!this.stale) this.resetCore();
+      if (!this.stale) {
+        this.core = this.condition; // of which the window has everything
+        this.resetCore();
+      }
       this.followAll();
     }
     if (!this.stale) {
@@ -476,13 +506,14 @@ class Log implements LogModel {
 
   /** Asks for older rows where a filter has left too few to fill a window. */
   private fill(): void {
-    if (this.rows.shown.length < few && this.older === "more" && !isEmpty(this.filter)) void this.readOlder();
+    if (this.rows.shown.length < this.sizes.few && this.older === "more" && !isEmpty(this.filter))
+      void this.readOlder();
   }
 
   // The history.
 
   private read(query: Query, filter: LineFilter, signal: AbortSignal): Promise<LogPage> {
-    const asked: Query = { ...this.whose, limit: pageSize, ...query };
+    const asked: Query = { ...this.whose, limit: this.sizes.page, ...query };
     for (const [name, value] of Object.entries(filterQuery(filter))) if (value !== "") asked[name] = value;
     return this.deps.read(this.path, asked, signal);
   }
@@ -492,8 +523,9 @@ class Log implements LogModel {
     const names: string[] = [];
     const met = (cursor: string) => {
       const name = split(cursor)?.epoch;
-      if (name !== undefined && names[names.length - 1] !== name) names.push(name);
+      if (name !== undefined && !names.includes(name)) names.push(name);
     };
+    for (const g of page.gaps) met(g.from); // of an epoch without lines in the page it is before them
     for (const l of page.logs) met(l.cursor);
     const next = before ?? page.complete_to;
     this.epochs.page(names, next === null ? null : (split(next)?.epoch ?? null));
@@ -520,14 +552,14 @@ class Log implements LogModel {
         const page = await this.read(query, filter, request.signal);
         if (request.signal.aborted) return;
         const rows = this.pageRows(page, before);
-        if (!sameFilter(filter, this.condition)) {
+        if (!sameFilter(filter, this.core)) {
           // The core ends here: beyond it are only lines that the filter lets through.
           if (this.hasCore) this.coreFrom ??= this.rows.all[0]?.at ?? this.placeOf(page.complete_to);
           this.edges = filter;
         }
         const shown = this.rows.shown.length;
         this.rows.add(rows);
-        before = page.first_cursor ?? before;
+        before = before === null ? (this.firstCursor() ?? page.first_cursor) : (page.first_cursor ?? before);
         this.olderAt = before;
         this.older = page.has_more && page.first_cursor !== null ? "more" : "end";
         const found = this.rows.shown.length > shown;
@@ -557,6 +589,7 @@ class Log implements LogModel {
     const request = new AbortController();
     this.request = request;
     this.catching = true;
+    this.unsure = this.joining();
     return request;
   }
 
@@ -569,9 +602,12 @@ class Log implements LogModel {
       this.overflow = false;
       this.waiting = 0;
     }
-    this.stale = !this.fits(); // the filter may be another one by now
+    if (!this.fits() || !covers(this.edges, this.filter))
+      this.refit(); // the filter may be another one by now
+    else this.stale = false;
     if (this.stale) this.later("filter", 0, () => this.afterFilter());
     this.flush();
+    void this.catchUp();
     this.changed();
   }
 
@@ -580,7 +616,7 @@ class Log implements LogModel {
     this.attached = true;
     this.newer = "end";
     this.newerAt = null;
-    this.seam = this.joining() ? completeTo : null;
+    this.seam = this.unsure || this.joining() ? completeTo : null;
   }
 
   /** Loads the newest page into an empty window, and goes on live. */
@@ -595,6 +631,7 @@ class Log implements LogModel {
       if (request.signal.aborted) return;
       this.rows.clear();
       this.resetCore();
+      this.core = filter;
       this.rows.add(this.pageRows(page, null));
       this.olderAt = page.first_cursor;
       this.older = page.has_more && page.first_cursor !== null ? "more" : "end";
@@ -604,12 +641,19 @@ class Log implements LogModel {
     } catch (e) {
       if (request.signal.aborted) return;
       this.error = e;
-      if (this.rows.all.length > 0 && !this.attached) {
+      if (this.rows.all.length > 0 && !this.attached && !this.stale) {
         this.older = "more";
         this.newer = "error";
       } else {
+        this.rows.clear();
+        this.resetCore();
+        this.core = filter;
+        this.olderAt = null;
         this.older = "error";
-        this.attach(null); // live lines are shown although the history is not
+        this.newer = "end";
+        this.attached = false;
+        // Lines of one target are shown from where they begin, although what is before them cannot be had.
+        if (this.follows.length === 1 && this.retired.length === 0 && !this.unsure) this.attach(null);
       }
     }
     this.ended(request);
@@ -628,7 +672,7 @@ class Log implements LogModel {
     if (filter === this.filter) this.newerRequest = request;
     this.newer = "loading";
     this.changed();
-    const ends = !sameFilter(filter, this.condition);
+    const ends = !sameFilter(filter, this.core);
     try {
       for (let i = 0; i < pages && !this.attached; ) {
         const query: Query = this.newerAt ? { after: this.newerAt } : { start: farStart };
@@ -711,7 +755,7 @@ class Log implements LogModel {
         before = { end: place.time.toISOString() };
         after = { start: farStart };
       }
-      const older = await this.search({ ...before, limit: pageSize / 2 }, filter, request.signal);
+      const older = await this.search({ ...before, limit: this.sizes.page >> 1 }, filter, request.signal);
       // What is before a time says where what is after it begins.
       if (!("cursor" in place) && older.last_cursor !== null) after = { after: older.last_cursor };
       const newer = await this.search(after, filter, request.signal);
@@ -725,7 +769,8 @@ class Log implements LogModel {
       this.newerAt = newer.last_cursor ?? older.last_cursor;
       this.newer = "more";
       this.resetCore();
-      const ends = !sameFilter(filter, this.condition);
+      this.core = this.condition;
+      const ends = !sameFilter(filter, this.core);
       if (ends) {
         this.edges = filter;
         this.hasCore = false;
@@ -748,7 +793,6 @@ class Log implements LogModel {
       return false;
     }
     this.ended(request);
-    void this.catchUp();
     return true;
   }
 
@@ -767,7 +811,8 @@ class Log implements LogModel {
   private findCursor(cursor: string, nearest = false): number | null {
     const c = split(cursor);
     if (c === null) return null;
-    const at = this.epochs.at(cursor);
+    if (!this.epochs.knows(c.epoch)) return null;
+    const at = this.placeOf(cursor);
     if (at === null) return null;
     const i = this.rows.lowerBound(at);
     const row = this.rows.all[i];
@@ -803,7 +848,7 @@ class Log implements LogModel {
       this.hasCore &&
       (this.coreFrom === null || compare(row.at, this.coreFrom) >= 0) &&
       (this.coreTo === null || compare(row.at, this.coreTo) < 0);
-    const filter = inCore ? this.condition : this.filter;
+    const filter = inCore ? this.core : this.filter;
     const to = split(row.gap.to);
     const gap = { ...row.gap };
     const path = row.device > 0 ? `/api/devices/${row.device}/logs` : this.path;
@@ -812,7 +857,7 @@ class Log implements LogModel {
     let failure: unknown = null;
     try {
       for (let pages = 0; more && pages < 10; pages++) {
-        const query: Query = { ...(row.device > 0 ? {} : this.whose), after: gap.from, limit: pageSize };
+        const query: Query = { ...(row.device > 0 ? {} : this.whose), after: gap.from, limit: this.sizes.page };
         if (to) query.before = `${to.epoch}-${to.seq + 1}`;
         for (const [name, value] of Object.entries(filterQuery(filter))) if (value !== "") query[name] = value;
         const page = await this.deps.read(path, query, this.fetches.signal);
