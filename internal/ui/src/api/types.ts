@@ -84,6 +84,8 @@ export interface Device {
   last_rotation_completed_at: string | null;
   created_at: string;
   updated_at: string;
+  /** What is wrong with it although it works, such as an entity id that another device has. */
+  warnings: string[];
 }
 
 /** An item of `GET /api/device-models`. */

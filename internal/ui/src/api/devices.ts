@@ -1,0 +1,46 @@
+// What the pages ask about devices and models, each question under one key, so that pages share the answers.
+
+import { type QueryClient, queryOptions } from "@tanstack/react-query";
+import { request } from "./client";
+import type { Device, DeviceSummary, Model, ModelSummary } from "./types";
+
+/** Every device, by its key. */
+export const devicesQuery = queryOptions({
+  queryKey: ["devices"],
+  queryFn: async ({ signal }) => (await request<{ devices: DeviceSummary[] }>("/api/devices", { signal })).devices,
+});
+
+/** One device with its configuration. */
+export const deviceQuery = (id: number) =>
+  queryOptions({
+    queryKey: ["device", id],
+    queryFn: ({ signal }) => request<Device>(`/api/devices/${id}`, { signal }),
+  });
+
+/** Every model, by its code. */
+export const modelsQuery = queryOptions({
+  queryKey: ["models"],
+  queryFn: async ({ signal }) =>
+    (await request<{ device_models: ModelSummary[] }>("/api/device-models", { signal })).device_models,
+});
+
+/** One model with its schema. */
+export const modelQuery = (id: number) =>
+  queryOptions({
+    queryKey: ["model", id],
+    queryFn: ({ signal }) => request<Model>(`/api/device-models/${id}`, { signal }),
+  });
+
+/** Puts a device, as a write answered it, in the place of what was known; lists are asked for again. */
+export function deviceWritten(queries: QueryClient, device: Device): void {
+  queries.setQueryData(deviceQuery(device.id).queryKey, device);
+  void queries.invalidateQueries({ queryKey: devicesQuery.queryKey });
+  void queries.invalidateQueries({ queryKey: modelsQuery.queryKey });
+}
+
+/** The same for a model. Devices are asked for again too: they say their model's name. */
+export function modelWritten(queries: QueryClient, model: Model): void {
+  queries.setQueryData(modelQuery(model.id).queryKey, model);
+  void queries.invalidateQueries({ queryKey: modelsQuery.queryKey });
+  void queries.invalidateQueries({ queryKey: ["device"] });
+}
