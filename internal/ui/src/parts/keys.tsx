@@ -26,13 +26,22 @@ export function useKeys(keys: readonly Key[]): void {
 }
 
 function typing(target: EventTarget | null): boolean {
+  if (target instanceof HTMLInputElement) return !/^(checkbox|radio|button)$/.test(target.type);
+  return target instanceof HTMLElement && (target.isContentEditable || /^(TEXTAREA|SELECT)$/.test(target.tagName));
+}
+
+/** Whether the key is the one that works the link or the button that has the focus. */
+function works(e: KeyboardEvent): boolean {
   return (
-    target instanceof HTMLElement && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName))
+    (e.key === "Enter" || e.key === " ") &&
+    e.target instanceof HTMLElement &&
+    e.target.closest("a, button, summary, input") !== null
   );
 }
 
 function dispatch(e: KeyboardEvent): void {
-  if (e.ctrlKey || e.metaKey || e.altKey || typing(e.target) || document.querySelector("dialog[open]")) return;
+  if (e.defaultPrevented || e.ctrlKey || e.metaKey || e.altKey || typing(e.target) || works(e)) return;
+  if (document.querySelector("dialog[open]")) return;
   for (const list of [...active].reverse()) {
     const key = list.find((k) => k.key === e.key);
     if (key) {
