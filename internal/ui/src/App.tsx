@@ -1,10 +1,11 @@
 import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
 import { lazy, Suspense } from "react";
-import { Route, Switch } from "wouter";
+import { Route, Router, Switch } from "wouter";
 import { ApiError } from "./api/client";
 import { NotFound } from "./pages/NotFound";
 import { Shell } from "./parts/Shell";
 import { Toasts } from "./parts/toast";
+import { aroundNavigation, UnsavedQuestion } from "./parts/unsaved";
 
 const FleetPage = lazy(() => import("./pages/FleetPage"));
 const DevicePage = lazy(() => import("./pages/DevicePage"));
@@ -27,32 +28,36 @@ const queries = new QueryClient({
  *
  *   /                     the fleet
  *   /logs?devices=1,2     what devices say: merged, or side by side; without devices, all of them
- *   /devices/new          a new device
+ *   /devices/new          a new device; ?from=7 is made like that one, ?model=3 is of that model
  *   /devices/7            one device: its log; ?at=<cursor> is one line
  *   /devices/7/settings   its facts and its configuration
- *   /models, /models/3    device models
+ *   /models, /models/3    device models; /models/new a new one, ?from=3 made like that one
  *   /overview             the server itself
  */
 export function App() {
   return (
     <QueryClientProvider client={queries}>
-      <Toasts>
-        <Shell>
-          <Suspense fallback={null}>
-            <Switch>
-              <Route path="/" component={FleetPage} />
-              <Route path="/logs" component={LogPage} />
-              <Route path="/devices/new" component={DevicePage} />
-              <Route path="/devices/:id" component={LogPage} />
-              <Route path="/devices/:id/settings" component={DevicePage} />
-              <Route path="/models" component={ModelsPage} />
-              <Route path="/models/:id" component={ModelPage} />
-              <Route path="/overview" component={OverviewPage} />
-              <Route component={NotFound} />
-            </Switch>
-          </Suspense>
-        </Shell>
-      </Toasts>
+      <Router aroundNav={aroundNavigation}>
+        <Toasts>
+          <Shell>
+            <Suspense fallback={null}>
+              <Switch>
+                <Route path="/" component={FleetPage} />
+                <Route path="/logs" component={LogPage} />
+                <Route path="/devices/new" component={DevicePage} />
+                <Route path="/devices/:id" component={LogPage} />
+                <Route path="/devices/:id/settings" component={DevicePage} />
+                <Route path="/models" component={ModelsPage} />
+                <Route path="/models/new" component={ModelPage} />
+                <Route path="/models/:id" component={ModelPage} />
+                <Route path="/overview" component={OverviewPage} />
+                <Route component={NotFound} />
+              </Switch>
+            </Suspense>
+          </Shell>
+          <UnsavedQuestion />
+        </Toasts>
+      </Router>
     </QueryClientProvider>
   );
 }

@@ -40,7 +40,8 @@ function works(e: KeyboardEvent): boolean {
 }
 
 function dispatch(e: KeyboardEvent): void {
-  if (e.defaultPrevented || e.ctrlKey || e.metaKey || e.altKey || typing(e.target) || works(e)) return;
+  const target = e.composedPath()[0] ?? e.target; // an editor may be in a shadow tree, of which e.target is the host
+  if (e.defaultPrevented || e.ctrlKey || e.metaKey || e.altKey || typing(target) || works(e)) return;
   if (document.querySelector("dialog[open]")) return;
   for (const list of [...active].reverse()) {
     const key = list.find((k) => k.key === e.key);

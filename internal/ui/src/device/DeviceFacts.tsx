@@ -1,0 +1,84 @@
+import type { ReactNode } from "react";
+import { Link } from "wouter";
+import type { Device } from "../api/types";
+import { CopyButton } from "../parts/Copy";
+import { ago, useNow } from "../parts/clock";
+import { DeviceState } from "../parts/DeviceState";
+import { usePreferences } from "../parts/preferences";
+import { formatTime } from "../parts/time";
+
+/** What Signalbox knows of a device beside its configuration. */
+export function DeviceFacts({ device: d }: { device: Device }) {
+  return (
+    <section className="card" aria-label="Facts">
+      <h2>Facts</h2>
+      <dl className="facts">
+        <Fact name="Key">
+          <Copied text={d.key} what="key" />
+        </Fact>
+        <Fact name="Client id">
+          <Copied text={d.client_id} what="client id" />
+        </Fact>
+        <Fact name="Entity id">
+          {d.device_entity_id === null ? (
+            <span className="hint">none: no line on the shared topic is its</span>
+          ) : (
+            <Copied text={d.device_entity_id} what="entity id" />
+          )}
+        </Fact>
+        <Fact name="Model">
+          <Link href={`/models/${d.device_model_id}`}>{d.device_model.name}</Link>
+          {d.device_model.firmware_version && <span className="hint"> firmware {d.device_model.firmware_version}</span>}
+        </Fact>
+        <Fact name="Created">
+          <Time at={d.created_at} />
+        </Fact>
+        <Fact name="Updated">
+          <Time at={d.updated_at} />
+        </Fact>
+        <Fact name="Secret made">
+          <Time at={d.secret_created_at} />
+        </Fact>
+        <Fact name="Rotation">
+          <DeviceState active={d.active} rotation={d.rotation_state} />
+        </Fact>
+        <Fact name="Last try">
+          <Time at={d.last_rotation_attempt_at} />
+        </Fact>
+        <Fact name="Last success">
+          <Time at={d.last_rotation_completed_at} />
+        </Fact>
+      </dl>
+    </section>
+  );
+}
+
+function Fact({ name, children }: { name: string; children: ReactNode }) {
+  return (
+    <div>
+      <dt>{name}</dt>
+      <dd>{children}</dd>
+    </div>
+  );
+}
+
+function Copied({ text, what }: { text: string; what: string }) {
+  return (
+    <>
+      <code>{text}</code>
+      <CopyButton text={text} what={what} />
+    </>
+  );
+}
+
+function Time({ at }: { at: string | null }) {
+  const { zone } = usePreferences();
+  const time = at === null ? Number.NaN : Date.parse(at);
+  const text = useNow((now) => (Number.isNaN(time) ? "" : ago(time, now)));
+  if (at === null || Number.isNaN(time)) return <span className="hint">never</span>;
+  return (
+    <time dateTime={at}>
+      {formatTime(time, zone)} <span className="hint">{text}</span>
+    </time>
+  );
+}

@@ -1,0 +1,40 @@
+import { ApiError } from "../api/client";
+
+/** A failure in plain words and with what can be done, as sentences; of which thing, for those that name it. */
+export function explain(error: unknown, thing: "device" | "model"): string {
+  if (!(error instanceof ApiError)) return "The page failed at this. Reload it; the browser's console says more.";
+  const said = sentence(error.message);
+  switch (error.status) {
+    case 0:
+      return said;
+    case 400:
+      return said;
+    case 401:
+      return "You are not signed in any more. Sign in again in another tab, then try again here.";
+    case 403:
+      return `You may look at this ${thing} but not change it. Ask for the role of an editor.`;
+    case 404:
+      return error.code === "RECORD_NOT_FOUND"
+        ? `${said} Somebody may have deleted it meanwhile.`
+        : "The server does not know this request. Is it of another version than the page? Reload the page.";
+    case 409:
+      return `${said} Choose another one.`;
+    case 413:
+      return `It is too large: at most 256 KiB of JSON. ${said}`;
+    case 429:
+      return "Too many requests at once. Wait a moment, then try again.";
+    case 502:
+      return `A service behind Signalbox failed, so this was not done. ${said} Try again; if it goes on, look at that service.`;
+    case 503:
+      return `The server cannot do this now. ${said} Try again in a few seconds.`;
+    default:
+      return error.status >= 500
+        ? `${said} The server's log has more${error.correlationId ? ` under ${error.correlationId}` : ""}.`
+        : said;
+  }
+}
+
+function sentence(text: string): string {
+  const t = text.trim();
+  return /[.!?…]$/.test(t) ? t : `${t}.`;
+}
