@@ -70,7 +70,7 @@ function Loss({ device }: { device: Device }) {
           <strong>{deviceTitle(device)}</strong> with its configuration
         </li>
         <li>
-          its client <code>{device.client_id}</code>: the device can no longer sign in
+          its client <code>{device.client_id}</code>: what comes under it is nobody's from then on
         </li>
         <li aria-live="polite">
           {h === undefined

@@ -137,10 +137,12 @@ function problemsOf(text: string, faults: readonly Fault[]): Placed[] {
   const syntax = syntaxFault(text);
   const line = (at: number) => text.slice(0, at).split("\n").length;
   if (syntax) return [{ ...syntax, path: "", line: line(syntax.from) }];
-  return faults.map((f) => {
-    const span = locate(text, f.path);
-    return { ...f, ...span, line: line(span.from) };
-  });
+  return faults
+    .map((f) => {
+      const span = locate(text, f.path);
+      return { ...f, ...span, line: line(span.from) };
+    })
+    .sort((a, b) => a.from - b.from);
 }
 
 const marks: Record<string, Decoration> = {

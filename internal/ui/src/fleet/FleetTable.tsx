@@ -66,21 +66,31 @@ export function FleetTable({ rows, view, query, setView, selected, select, onPoi
   const scroller = useRef<HTMLDivElement>(null);
   const back = left.query === query;
   const [current, setCurrent] = useState(back ? left.current : null);
+  const height = narrow ? cardHeight : rowHeight;
+  // The same functions each time: with others it measures all ten thousand rows again.
+  const estimateSize = useCallback(() => height, [height]);
+  const getItemKey = useCallback((i: number) => rows[i]?.device.id ?? i, [rows]);
   const virtual = useVirtualizer({
     count: rows.length,
     getScrollElement: () => scroller.current,
-    estimateSize: () => (narrow ? cardHeight : rowHeight),
-    getItemKey: (i) => rows[i]?.device.id ?? i,
+    estimateSize,
+    getItemKey,
     overscan: 8,
     initialOffset: back ? left.offset : 0,
     scrollPaddingStart: narrow ? 0 : rowHeight, // under the head
     useFlushSync: false,
   });
   // biome-ignore lint/correctness/useExhaustiveDependencies: another height of rows needs another measure
-  useEffect(() => virtual.measure(), [narrow]);
-  useEffect(() => {
-    left = { query, offset: left.offset, current };
-  }, [query, current]);
+  useEffect(() => virtual.measure(), [height]);
+  // Its own copy of the offset: to ask the element for it has the browser lay out the page in the middle of a frame.
+  const place = useRef({ query, current });
+  place.current = { query, current };
+  useEffect(
+    () => () => {
+      left = { ...place.current, offset: virtual.scrollOffset ?? 0 };
+    },
+    [virtual],
+  );
 
   const step = (by: number) => {
     const from = rows.findIndex((row) => row.device.id === current);
@@ -90,7 +100,7 @@ export function FleetTable({ rows, view, query, setView, selected, select, onPoi
     setCurrent(row.device.id);
     virtual.scrollToIndex(to);
   };
-  const screen = () => Math.max(1, Math.floor((scroller.current?.clientHeight ?? 0) / rowHeight) - 2);
+  const screen = () => Math.max(1, Math.floor((scroller.current?.clientHeight ?? 0) / height) - 2);
   const here = () => rows.find((row) => row.device.id === current);
   useKeys([
     { key: "ArrowDown", does: "The next device", run: () => step(1) },
@@ -140,38 +150,10 @@ export function FleetTable({ rows, view, query, setView, selected, select, onPoi
       aria-rowcount={rows.length + 1}
       aria-multiselectable="true"
       aria-activedescendant={inSight ? `device-${current}` : undefined}
-      // biome-ignore lint/a11y/noNoninteractiveTabindex: a grid is interactive
       tabIndex={0}
-      onScroll={(e) => {
-        left.offset = e.currentTarget.scrollTop;
-      }}
       onPointerMove={onPointer}
     >
-      <div className="fleet-head" role="rowgroup">
-        <div role="row" aria-rowindex={1} className="fleet-row">
-          <span role="columnheader" className="c-select">
-            <span className="visually-hidden">Selected</span>
-          </span>
-          {heads.map((h) => {
-            const sorted = view.sort === h.column;
-            return (
-              <span
-                key={h.column}
-                role="columnheader"
-                className={`c-${h.column}`}
-                aria-sort={sorted ? (view.descending ? "descending" : "ascending") : "none"}
-              >
-                <button type="button" title={h.title} onClick={() => setView(sortBy(view, h.column))}>
-                  {h.name}
-                  <span aria-hidden="true" className="arrow">
-                    {sorted ? (view.descending ? "↓" : "↑") : ""}
-                  </span>
-                </button>
-              </span>
-            );
-          })}
-        </div>
-      </div>
+      <Head view={view} setView={setView} />
       <div
         className="fleet-body"
         role="rowgroup"
@@ -199,6 +181,37 @@ export function FleetTable({ rows, view, query, setView, selected, select, onPoi
     </div>
   );
 }
+
+/** The names of the columns, apart from the rows: these come and go with every frame of a scroll. */
+const Head = memo(function Head({ view, setView }: { view: FleetView; setView: (v: FleetView) => void }) {
+  return (
+    <div className="fleet-head" role="rowgroup">
+      <div role="row" aria-rowindex={1} className="fleet-row">
+        <span role="columnheader" className="c-select">
+          <span className="visually-hidden">Selected</span>
+        </span>
+        {heads.map((h) => {
+          const sorted = view.sort === h.column;
+          return (
+            <span
+              key={h.column}
+              role="columnheader"
+              className={`c-${h.column}`}
+              aria-sort={sorted ? (view.descending ? "descending" : "ascending") : "none"}
+            >
+              <button type="button" title={h.title} onClick={() => setView(sortBy(view, h.column))}>
+                {h.name}
+                <span aria-hidden="true" className="arrow">
+                  {sorted ? (view.descending ? "↓" : "↑") : ""}
+                </span>
+              </button>
+            </span>
+          );
+        })}
+      </div>
+    </div>
+  );
+});
 
 interface RowProps {
   row: FleetRow;

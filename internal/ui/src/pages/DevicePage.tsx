@@ -82,7 +82,7 @@ function Settings({ id }: { id: number }) {
       setDraft((d) =>
         d && (d.config !== config || d.active !== active) ? { ...d, base: { ...now, config, active } } : null,
       );
-      toast({ kind: "done", text: "Saved. The device is told to fetch its configuration." });
+      toast({ kind: "done", text: `${deviceTitle(now)} is saved.` });
     } catch (e) {
       setError(e);
     } finally {

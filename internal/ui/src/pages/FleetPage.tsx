@@ -3,7 +3,6 @@
 import { keepPreviousData, useQuery, useQueryClient } from "@tanstack/react-query";
 import { useCallback, useEffect, useMemo, useRef, useState, useSyncExternalStore } from "react";
 import { Link, useLocation, useSearch } from "wouter";
-import { ApiError } from "../api/client";
 import { devicesQuery, modelsQuery } from "../api/devices";
 import type { ModelSummary } from "../api/types";
 import { FirstLine, Welcome } from "../fleet/Empty";
@@ -25,6 +24,7 @@ import {
 } from "../fleet/view";
 import { useNow } from "../parts/clock";
 import { stateName } from "../parts/DeviceState";
+import { explain } from "../parts/explain";
 import { useKeys } from "../parts/keys";
 import { Problem } from "../parts/Problem";
 import { FullPage } from "../parts/Shell";
@@ -250,7 +250,7 @@ function Summary({
 
 function Trouble({ error, retryAt }: { error: unknown; retryAt: number }) {
   const seconds = useNow((now) => Math.max(0, Math.round((retryAt - now) / 1000)));
-  const why = error instanceof ApiError ? error.message : "What the devices do could not be read.";
+  const why = explain(error, "device");
   return (
     <p className="fleet-summary trouble">
       <span role="status" title={why}>

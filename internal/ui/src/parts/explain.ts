@@ -4,6 +4,10 @@ import { ApiError } from "../api/client";
 export function explain(error: unknown, thing: "device" | "model"): string {
   if (!(error instanceof ApiError)) return "The page failed at this. Reload it; the browser's console says more.";
   const said = sentence(error.message);
+  // Signalbox gives these a code; without one it was something in front of it.
+  if (error.code === null && error.status >= 502 && error.status <= 504) {
+    return `Signalbox cannot be reached: a proxy answered ${error.status} in its place. Is it running?`;
+  }
   switch (error.status) {
     case 0:
       return said;
