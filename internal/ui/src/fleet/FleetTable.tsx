@@ -55,12 +55,14 @@ interface Props {
   select: (id: number, on: boolean) => void;
   /** Called while the pointer moves over rows, which should then not move themselves. */
   onPointer: () => void;
-  /** Stands in the place of rows: while loading, or when there are none. */
+  /** Rows in the place of rows, while there are none yet. */
+  waiting: ReactNode;
+  /** Stands over the table. */
   children?: ReactNode;
 }
 
 /** The devices, of which only those in sight are drawn; as a table, or on a phone as cards. */
-export function FleetTable({ rows, view, query, setView, selected, select, onPointer, children }: Props) {
+export function FleetTable({ rows, view, query, setView, selected, select, onPointer, waiting, children }: Props) {
   const narrow = useNarrow();
   const [, navigate] = useLocation();
   const scroller = useRef<HTMLDivElement>(null);
@@ -142,42 +144,45 @@ export function FleetTable({ rows, view, query, setView, selected, select, onPoi
   const inSight = items.some((item) => rows[item.index]?.device.id === current);
   const Item = narrow ? Card : Row;
   return (
-    <div
-      ref={scroller}
-      className={narrow ? "fleet-list cards" : "fleet-list"}
-      role="grid"
-      aria-label="Devices"
-      aria-rowcount={rows.length + 1}
-      aria-multiselectable="true"
-      aria-activedescendant={inSight ? `device-${current}` : undefined}
-      tabIndex={0}
-      onPointerMove={onPointer}
-    >
-      <Head view={view} setView={setView} />
+    <div className="fleet-pane">
       <div
-        className="fleet-body"
-        role="rowgroup"
-        style={{ height: rows.length === 0 ? undefined : virtual.getTotalSize() }}
+        ref={scroller}
+        className={narrow ? "fleet-list cards" : "fleet-list"}
+        role="grid"
+        aria-label="Devices"
+        aria-rowcount={rows.length + 1}
+        aria-multiselectable="true"
+        aria-activedescendant={inSight ? `device-${current}` : undefined}
+        tabIndex={0}
+        onPointerMove={onPointer}
       >
-        {items.map((item) => {
-          const row = rows[item.index];
-          if (!row) return null;
-          const id = row.device.id;
-          return (
-            <Item
-              key={id}
-              row={row}
-              index={item.index}
-              top={item.start}
-              selected={selected.has(id)}
-              current={id === current}
-              select={select}
-              open={open}
-            />
-          );
-        })}
-        {children}
+        <Head view={view} setView={setView} />
+        <div
+          className="fleet-body"
+          role="rowgroup"
+          style={{ height: rows.length === 0 ? undefined : virtual.getTotalSize() }}
+        >
+          {items.map((item) => {
+            const row = rows[item.index];
+            if (!row) return null;
+            const id = row.device.id;
+            return (
+              <Item
+                key={id}
+                row={row}
+                index={item.index}
+                top={item.start}
+                selected={selected.has(id)}
+                current={id === current}
+                select={select}
+                open={open}
+              />
+            );
+          })}
+          {waiting}
+        </div>
       </div>
+      {children}
     </div>
   );
 }

@@ -120,8 +120,8 @@ export default function FleetPage() {
       <div className="fleet-top">
         <h1>Fleet</h1>
         <Summary rows={rows} view={view} setView={setView} loading={loading} />
-        <Link href="/devices/new" className="button">
-          New device
+        <Link href="/devices/new" className="button" aria-label="New device">
+          New<span className="wide"> device</span>
         </Link>
       </div>
       <Filters view={view} setView={setView} models={models.data ?? []} shown={shown.length} total={rows.length} />
@@ -133,12 +133,12 @@ export default function FleetPage() {
         selected={selected}
         select={choose}
         onPointer={onPointer}
+        waiting={loading && <Skeleton />}
       >
-        {loading && <Skeleton />}
         {!loading && shown.length === 0 && (
           <div className="empty">
             <h2>No device is like that</h2>
-            <p>None of {rows.length} devices fits the search and the filters.</p>
+            <p>None of {rows.length.toLocaleString("en")} devices fits the search and the filters.</p>
             <button
               type="button"
               className="button"
@@ -212,7 +212,7 @@ function Summary({
   const text = useSyncExternalStore(fleetStore.watch, () => {
     if (!status.known) return "";
     const s = summarise(rows, fleetStore.seen, fleetStore.now());
-    return `${s.errors} ${s.silent}`;
+    return `${s.errors.toLocaleString("en")} ${s.silent.toLocaleString("en")}`;
   });
   if (status.error !== null) return <Trouble error={status.error} retryAt={status.retryAt} />;
   if (loading || text === "") {
@@ -233,7 +233,7 @@ function Summary({
         aria-pressed={view.errors}
         onClick={() => setView({ ...view, errors: !view.errors })}
       >
-        {errors} with errors<span className="wide"> in the last hour</span>
+        {errors} <span className="wide">with </span>errors<span className="wide"> in the last hour</span>
       </button>
       {", "}
       <button

@@ -65,8 +65,9 @@ export default function ModelsPage() {
                     {m.device_count === 0 ? (
                       "0"
                     ) : (
-                      <Link href={`/?model=${m.id}`} aria-label={`${m.device_count} devices of ${m.code}`}>
+                      <Link href={`/?model=${m.id}`}>
                         {m.device_count.toLocaleString("en")}
+                        <span className="visually-hidden"> devices of {m.code}</span>
                       </Link>
                     )}
                   </td>
