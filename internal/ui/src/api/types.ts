@@ -120,6 +120,8 @@ export interface Fleet {
   token: string;
   /** Every device is in it, not only those that changed. */
   complete: boolean;
+  /** The numbers count the whole hour; not so shortly after the server's start, while it reads what was said before. */
+  filled: boolean;
   devices: Activity[];
 }
 

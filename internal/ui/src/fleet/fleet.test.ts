@@ -35,7 +35,7 @@ function activity(id: number, change: Partial<Activity> & { ago?: number } = {})
 }
 
 function answer(devices: Activity[], complete = false): Fleet {
-  return { now: new Date(now).toISOString(), token: "t", complete, devices };
+  return { now: new Date(now).toISOString(), token: "t", complete, filled: true, devices };
 }
 
 function known(...devices: Activity[]): Map<number, Seen> {

@@ -8,6 +8,8 @@ import { merge, type Seen } from "./rows";
 export interface FleetStatus {
   /** Whether there was an answer at all. */
   known: boolean;
+  /** Whether the numbers count the whole hour. */
+  filled: boolean;
   /** Why the last request failed; null when it did not. */
   error: unknown;
   /** When the next one is due, Date.now(). */
@@ -21,7 +23,7 @@ const longest = 30_000;
 export class FleetStore {
   /** By device id. Not to be changed from outside. */
   readonly seen = new Map<number, Seen>();
-  #status: FleetStatus = { known: false, error: null, retryAt: 0 };
+  #status: FleetStatus = { known: false, filled: true, error: null, retryAt: 0 };
   /** The server's clock less ours, milliseconds. */
   #skew = 0;
   #token: string | null = null;
@@ -88,11 +90,11 @@ export class FleetStore {
       this.#token = answer.token;
       this.#skew = Date.parse(answer.now) - Date.now();
       this.#failures = 0;
-      this.#next({ known: true, error: null }, merge(this.seen, answer));
+      this.#next({ known: true, filled: answer.filled, error: null }, merge(this.seen, answer));
     } catch (error) {
       if (abort.signal.aborted) return;
       this.#failures++;
-      this.#next({ known: this.#status.known, error }, new Set());
+      this.#next({ ...this.#status, error }, new Set());
     }
   }
 
@@ -100,7 +102,10 @@ export class FleetStore {
     const wait = Math.min(interval * 2 ** this.#failures, longest);
     this.#timer = setTimeout(() => void this.#ask(), wait);
     this.#status =
-      status.error === null && this.#status.error === null && this.#status.known
+      status.error === null &&
+      this.#status.error === null &&
+      this.#status.known &&
+      status.filled === this.#status.filled
         ? this.#status // the same object: nobody is drawn again for a success after a success
         : { ...status, retryAt: Date.now() + wait };
     for (const id of changed) for (const l of this.#ofDevice.get(id) ?? []) l();

@@ -244,6 +244,11 @@ function Summary({
       >
         {silent} silent
       </button>
+      {!status.filled && (
+        <span className="hint" title="The server has just started and reads what was said before it did">
+          {"  still counting the last hour"}
+        </span>
+      )}
     </p>
   );
 }
