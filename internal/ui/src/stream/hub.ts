@@ -97,6 +97,8 @@ const final = new Set([400, 401, 403, 404, 405, 410]);
 export class Hub {
   private readonly members = new Set<Member>();
   private readonly topics = new Map<string, Topic>();
+  /** Requests to unsubscribe that are under way, by topic: one to subscribe again that overtook them would be undone. */
+  private readonly leaving = new Map<string, Promise<void>>();
   private status: StreamStatus;
   private version: string | null = null;
   private requestId: string;
@@ -249,7 +251,9 @@ export class Hub {
     topic.asked = want;
     topic.confirmed = false;
     const current = () => this.connection === c && topic.asking === abort;
-    this.post("/api/device-logs/subscribe", body, abort.signal).then(
+    const left = this.leaving.get(topic.key);
+    const post = () => this.post("/api/device-logs/subscribe", body, abort.signal);
+    (left === undefined ? post() : left.then(post)).then(
       (answer) => {
         if (!current()) return;
         topic.asking = null;
@@ -305,7 +309,14 @@ export class Hub {
   private unsubscribe(topic: Topic): void {
     const body = { ...this.naming(topic.target), request_id: this.requestId };
     // If that fails its lines come and find nobody, until the next connection.
-    this.post("/api/device-logs/unsubscribe", body, this.connection?.abort.signal).catch(() => {});
+    const done = this.post("/api/device-logs/unsubscribe", body, this.connection?.abort.signal).then(
+      () => {},
+      () => {},
+    );
+    this.leaving.set(topic.key, done);
+    void done.then(() => {
+      if (this.leaving.get(topic.key) === done) this.leaving.delete(topic.key);
+    });
   }
 
   private naming(target: Target): Record<string, unknown> {
