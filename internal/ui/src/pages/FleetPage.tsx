@@ -186,6 +186,7 @@ function useView(): [FleetView, (v: FleetView) => void, string] {
       setDraft(v);
       clearTimeout(timer.current);
       timer.current = setTimeout(() => {
+        if (location.pathname !== path) return; // left meanwhile, and kept until the next page's code is there
         const text = formatView(v);
         navigate(text === "" ? path : `${path}?${text}`, { replace: true });
       }, 200);
