@@ -77,17 +77,30 @@ test("long following neither grows nor drifts", () => {
 
 test("a change in the midst, other rows and none are taken anew", () => {
   const { layout, began } = make();
-  layout.sync(rows(0, 1000));
-  const without = rows(0, 1000).filter((r) => r.id % 3 !== 0 || r.id === 0 || r.id === 999);
+  layout.sync(rows(0, 10_000));
+  const without = rows(0, 10_000).filter((r) => r.id % 3 !== 0 || r.id === 0 || r.id === 9999);
   layout.sync(without);
   agrees(layout, without);
   expect(began()).toBe(2);
-  layout.sync(rows(5000, 5100));
-  agrees(layout, rows(5000, 5100));
+  layout.sync(rows(50_000, 50_100));
+  agrees(layout, rows(50_000, 50_100));
   layout.sync([]);
   expect(layout.length).toBe(0);
   expect(layout.total).toBe(0);
   expect(layout.at(50)).toBe(0);
+});
+
+test("what comes between the last rows, or takes them away, costs no more than they do", () => {
+  const { layout, asked, began } = make();
+  layout.sync(rows(0, 3000));
+  asked.length = 0;
+  const list = [...rows(100, 2991), { id: 2990.5, h: 20 }, ...rows(2991, 3010)];
+  layout.sync(list);
+  agrees(layout, list);
+  expect(asked.length).toBeLessThan(30);
+  layout.sync(rows(50, 2900));
+  agrees(layout, rows(50, 2900));
+  expect(began()).toBe(1);
 });
 
 test("heights that were measured move what is below", () => {

@@ -11,13 +11,14 @@ export interface Laid {
 export interface Measure<R extends Laid> {
   /** Pixels; 0 is a row that is folded away. Rows before it, and those added with it, are in the layout already. */
   height(row: R): number;
-  /** Bits for the scroll bar. Asked once for a row, in order of the rows. */
+  /** Bits for the scroll bar. Asked in order of the rows; of the last ones again when others come between them. */
   marks(row: R): number;
   /** Everything is asked again. */
   began(): void;
 }
 
 const chunk = 256; // rows that have their heights summed
+const longestTail = 5000; // last rows that may change without everything being asked again
 
 /** Heights and marks of rows, whose ids ascend. */
 export class Layout<R extends Laid> {
@@ -102,31 +103,30 @@ export class Layout<R extends Laid> {
   }
 
   /**
-   * Takes over what changed at the ends of the rows. `anew` asks about every row again, as does a change in the midst, which
-   * is told by the ids at both ends and the number of rows between them.
+   * Takes over what changed at the ends of the rows, where lines of several devices may also come between the last ones.
+   * `anew` asks about every row again, and so does a change further from the ends.
    */
   sync(rows: readonly R[], anew = false): void {
     const first = rows[0];
-    if (anew || first === undefined || this.length === 0) {
-      this.rebuild(rows);
-      return;
-    }
-    const gone = this.lowerBound(first.id); // rows at the top that are not held any more
-    const kept = this.length - gone;
+    const gone = first === undefined ? this.length : this.lowerBound(first.id); // rows at the top that are not held any more
     const above = bound(rows, this.id(gone)); // rows that are new there
-    const below = rows.length - above - kept;
-    // With none kept, the id there is no number, which equals nothing.
-    if (below < 0 || rows[above]?.id !== this.id(gone) || rows[above + kept - 1]?.id !== this.id(this.length - 1)) {
+    let same = anew ? 0 : this.length - gone;
+    const least = Math.max(0, same - longestTail);
+    while (same > least && rows[above + same - 1]?.id !== this.id(gone + same - 1)) same--;
+    if (same === least) {
       this.rebuild(rows);
       return;
     }
     for (let i = 0; i < gone; i++) this.setHeight(i, 0);
+    for (let i = gone + same; i < this.length; i++) this.setHeight(i, 0);
     this.begin += gone;
+    this.end = this.begin + same;
+    const below = rows.length - above - same;
     this.reserve(above, below);
     this.begin -= above;
     this.end += below;
     this.fill(rows, 0, above);
-    this.fill(rows, above + kept, rows.length);
+    this.fill(rows, above + same, rows.length);
   }
 
   private rebuild(rows: readonly R[]): void {

@@ -15,6 +15,8 @@ export const gapHeight = 32;
 /** Room above the first row and, while there is more to load, below the last one. */
 export const edgeHeight = 72;
 
+const mostTags = 500; // a device that makes up tags does not fill the memory
+
 /** What is drawn. */
 export interface View {
   rows: readonly Row[];
@@ -30,7 +32,8 @@ export interface View {
 /** A window on a log. */
 export class Viewport {
   private readonly layout: Layout<Row>;
-  private readonly folds = new Map<number, number>(); // lines of a block but the first, by the block
+  // Lines of a block but the first, by the block, and between which ids they are: some may be asked about again.
+  private readonly folds = new Map<number, { lines: number; from: number; to: number }>();
   private readonly open = new Set<number>(); // blocks that are not folded
   private readonly whole = new Set<number>(); // long rows that are shown whole
   private readonly changed = new Set<() => void>();
@@ -45,7 +48,11 @@ export class Viewport {
   private matches: ((row: Row) => boolean) | null = null;
   private current: View;
 
-  constructor(private readonly log: LogModel) {
+  /** Every tag that was seen is added to `tags`. */
+  constructor(
+    private readonly log: LogModel,
+    private readonly tags: Set<string> = new Set(),
+  ) {
     this.layout = new Layout<Row>({
       began: () => this.folds.clear(),
       height: (row) => this.estimate(row),
@@ -216,8 +223,8 @@ export class Viewport {
 
   /** How many lines a row hides or shows below it, and whether they are shown; null where it begins no block. */
   foldOf(id: number): { lines: number; open: boolean } | null {
-    const lines = this.folds.get(id);
-    return lines === undefined ? null : { lines, open: this.open.has(id) };
+    const fold = this.folds.get(id);
+    return fold === undefined ? null : { lines: fold.lines, open: this.open.has(id) };
   }
 
   /** Folds the lines of a block to its first one, or unfolds them; the other of the two without `folded`. */
@@ -225,7 +232,7 @@ export class Viewport {
     if (folded) this.open.delete(block);
     else this.open.add(block);
     const rows = this.log.snapshot().rows;
-    let left = this.folds.get(block) ?? 0;
+    let left = this.folds.get(block)?.lines ?? 0;
     for (let i = this.layout.indexOf(block) + 1; i > 0 && i < rows.length && left > 0; i++) {
       const row = rows[i] as Row;
       if (row.kind !== "line" || row.block !== block) continue;
@@ -313,7 +320,14 @@ export class Viewport {
     const from = layout.at(y - spare);
     const to = layout.length === 0 ? 0 : layout.at(y + this.height + spare) + 1;
     const rows: Row[] = [];
-    for (let i = from; i < to; i++) if (layout.height(i) > 0) rows.push(log.rows[i] as Row);
+    for (let i = from; i < to; i++) {
+      const row = log.rows[i] as Row;
+      if (!this.agrees(i, row)) {
+        this.place();
+        return;
+      }
+      if (layout.height(i) > 0) rows.push(row);
+    }
     this.current = {
       rows,
       top: edgeHeight + layout.offset(from),
@@ -329,6 +343,20 @@ export class Viewport {
       this.log.loadNewer();
   }
 
+  /** Whether the layout knows the row as it is: it may be another than was asked about, or be judged otherwise since. */
+  private agrees(index: number, row: Row): boolean {
+    if (this.layout.id(index) !== row.id) {
+      this.layout.sync(this.log.snapshot().rows, true);
+      return false;
+    }
+    const height = this.estimate(row);
+    const known = this.layout.height(index);
+    if (known === height || (known > 0 && height > 0 && this.flows(row))) return true;
+    if (row.kind === "line" && row.block !== null) this.count(row.block, row.id);
+    this.layout.setHeight(index, height);
+    return false;
+  }
+
   private estimate(row: Row): number {
     if (row.kind === "gap") return gapHeight;
     if (row.block !== null && !this.open.has(row.block) && this.layout.indexOf(row.block) >= 0) return 0;
@@ -337,9 +365,20 @@ export class Viewport {
     return rowHeight * Math.max(1, Math.ceil(shownLength(row.line, this.whole.has(row.id)) / this.columns)) + over;
   }
 
+  private count(block: number, id: number): void {
+    const fold = this.folds.get(block);
+    if (fold === undefined) this.folds.set(block, { lines: 1, from: id, to: id });
+    else if (id < fold.from || id > fold.to) {
+      fold.lines++;
+      fold.from = Math.min(fold.from, id);
+      fold.to = Math.max(fold.to, id);
+    }
+  }
+
   private marksOf(row: Row): number {
     if (row.kind === "gap") return mark.gap;
-    if (row.block !== null) this.folds.set(row.block, (this.folds.get(row.block) ?? 0) + 1);
+    if (row.block !== null) this.count(row.block, row.id);
+    if (row.line.tag && this.tags.size < mostTags) this.tags.add(row.line.tag);
     let bits = row.line.level === "error" ? mark.error : 0;
     if (row.sign === "panic") bits |= mark.panic;
     if (row.sign === "boot") bits |= mark.boot;

@@ -1,0 +1,3 @@
+export function DownloadDialog(_: { devices: unknown; filter: unknown; onClose: () => void }) {
+  return null;
+}
