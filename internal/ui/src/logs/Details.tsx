@@ -5,15 +5,9 @@ import { Copy } from "../parts/Copy";
 import { Dialog } from "../parts/Dialog";
 import { Problem } from "../parts/Problem";
 import { usePreferences } from "../parts/preferences";
-import { permalink } from "./address";
+import { behind, permalink } from "./address";
 import { visible } from "./text";
 import { stamp, uptime } from "./times";
-
-/** The cursor just behind a line: what is before it ends with that line. */
-export function behind(cursor: string): string {
-  const dot = cursor.lastIndexOf(".");
-  return dot < 0 ? cursor : `${cursor.slice(0, dot)}.${Number(cursor.slice(dot + 1)) + 1}`;
-}
 
 /** Everything about one line, with the document that the device sent. */
 export function Details({ line, onClose }: { line: LogLine; onClose: () => void }) {

@@ -4,7 +4,7 @@ import type { Preferences } from "../parts/preferences";
 import { permalink } from "./address";
 import type { Highlighter } from "./highlight";
 import { bytes, cut, gapText, plural, prefixLength, visible } from "./text";
-import { ago, clock, stamp, uptime } from "./times";
+import { ago, clock, uptime } from "./times";
 import type { GapRow, LineRow } from "./types";
 
 /** A colour of its own for each device, the same everywhere: neighbours in number are far apart. */
@@ -45,20 +45,19 @@ export const LogRow = memo(function LogRow(p: Props) {
   if (p.flows) kind += " flows";
   if (p.selected) kind += " selected";
   if (p.meant) kind += " meant";
+  const more = long && (
+    <button type="button" className="inline" tabIndex={-1} data-does="whole">
+      {p.whole ? "show less" : `show all (${bytes(full.length)})`}
+    </button>
+  );
   return (
     <div className={kind} data-id={p.row.id}>
       {sign === "boot" && <span className="sign">started</span>}
-      <a
-        className="time"
-        tabIndex={-1}
-        data-does="link"
-        href={permalink(line.device_id, line.cursor)}
-        title={`${stamp(line.timestamp, p.zone)}${line.uptime_ms == null ? "" : `, up ${uptime(line.uptime_ms)}`}. Click copies a link to this line`}
-      >
+      <a className="time" tabIndex={-1} data-does="link" href={permalink(line.device_id, line.cursor)}>
         {p.times === "absolute" ? <Clock iso={line.timestamp} zone={p.zone} /> : otherTime(p)}
       </a>
       {p.device !== null && (
-        <span className="device" style={{ "--hue": hue(line.device_id) } as CSSProperties} title={p.device}>
+        <span className="device" style={{ "--hue": hue(line.device_id) } as CSSProperties}>
           {p.device}
         </span>
       )}
@@ -66,17 +65,12 @@ export const LogRow = memo(function LogRow(p: Props) {
         {line.level ? line.level.charAt(0).toUpperCase() : ""}
         {line.level && <span className="visually-hidden">{line.level.slice(1)} </span>}
       </span>
-      <span className="tag" title={line.tag ?? undefined}>
-        {line.tag && <Marked text={line.tag} by={p.highlight} />}
-      </span>
+      <span className="tag">{line.tag && <Marked text={line.tag} by={p.highlight} />}</span>
       <span className="message">
         <Marked text={visible(text)} by={p.highlight} />
-        {long && (
-          <button type="button" className="inline" tabIndex={-1} data-does="whole">
-            {p.whole ? "show less" : `show all (${bytes(full.length)})`}
-          </button>
-        )}
+        {p.flows && more}
       </span>
+      {!p.flows && more}
       {p.folded !== null && (
         <button type="button" className="inline fold" tabIndex={-1} data-does="fold" aria-expanded={p.open}>
           {p.open ? `fold ${plural(p.folded, "line")}` : `${plural(p.folded, "more line")}`}

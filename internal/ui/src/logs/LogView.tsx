@@ -25,7 +25,7 @@ import { EdgeRow, GapLine, LogRow } from "./LogRow";
 import { StatusLine, StreamBar, useTick } from "./Status";
 import { Strip } from "./Strip";
 import { copied, count, plural } from "./text";
-import { stamp } from "./times";
+import { stamp, uptime } from "./times";
 import type { LineFilter, LogModel, Place, Row } from "./types";
 import { mark, Viewport } from "./viewport";
 import "./log.css";
@@ -67,7 +67,7 @@ export function LogView(p: Props) {
     setViewport(made);
     return () => made.close();
   }, [p.log, p.tags]);
-  return viewport && <Log key={p.label} {...p} viewport={viewport} />;
+  return viewport && <Log {...p} viewport={viewport} />;
 }
 
 /** The rows from one to another are selected; the second one is where the reader is. */
@@ -98,16 +98,22 @@ function Log(p: Props & { viewport: Viewport }) {
     viewport.setMatches(highlight === null ? null : (row) => row.kind === "line" && holds(highlight, row.line.message));
   }, [viewport, highlight]);
 
+  const asked = useRef(0); // places, so that only the last one asked for is gone to
   const goTo = useCallback(
     async (place: Place, missing: string) => {
+      const ask = ++asked.current;
       setGoing(true);
       try {
         const id = await viewport.goTo(place);
-        if (id === null) return toast({ kind: "error", text: missing });
+        if (ask !== asked.current) return;
+        if (id === null) {
+          toast({ kind: "error", text: missing });
+          return;
+        }
         setSelection({ from: id, to: id });
         if (typeof place === "object" && "cursor" in place) setMeant(id);
       } finally {
-        setGoing(false);
+        if (ask === asked.current) setGoing(false);
       }
     },
     [viewport, toast],
@@ -119,6 +125,7 @@ function Log(p: Props & { viewport: Viewport }) {
   }, [goTo, at, time]);
 
   const live = () => {
+    asked.current++;
     setSelection(null);
     viewport.follow();
     if (at !== null || time !== null) p.onLive();
@@ -194,6 +201,20 @@ function Log(p: Props & { viewport: Viewport }) {
       if (does === "link") void link(line(id));
     }
     if (does !== "fetch") scroller.current?.focus({ preventScroll: true });
+  };
+
+  /** Says more of what the pointer is on. Rows come too fast for each to have its titles ready. */
+  const onHover = (e: MouseEvent<HTMLDivElement>) => {
+    if (!(e.target instanceof HTMLElement) || e.target.title !== "") return;
+    const on = e.target.closest<HTMLElement>("[data-id]");
+    const of = line(Number(on?.dataset.id ?? Number.NaN));
+    if (!of) return;
+    if (e.target.closest(".time")) {
+      const up = of.uptime_ms == null ? "" : `, up ${uptime(of.uptime_ms)}`;
+      e.target.title = `${stamp(of.timestamp, zone)}${up}. Click copies a link to this line`;
+    } else if (e.target.className === "tag" || e.target.className === "device") {
+      e.target.title = e.target.textContent;
+    }
   };
 
   const keys = [
@@ -289,6 +310,7 @@ function Log(p: Props & { viewport: Viewport }) {
           meant={meant}
           highlight={highlight}
           onClick={onClick}
+          onHover={onHover}
           going={going}
         />
         <Strip viewport={viewport} />
@@ -342,6 +364,7 @@ function List(
     meant: number | null;
     highlight: ReturnType<typeof highlighter>;
     onClick: (e: MouseEvent<HTMLDivElement>) => void;
+    onHover: (e: MouseEvent<HTMLDivElement>) => void;
     going: boolean;
   },
 ) {
@@ -352,6 +375,7 @@ function List(
   const rows = useRef<HTMLDivElement>(null);
   const probe = useRef<HTMLDivElement>(null);
   const touch = useRef(0);
+  const at = useRef(-1); // where it was scrolled to
 
   // Sizes before the first paint, so that nothing jumps.
   useLayoutEffect(() => {
@@ -373,7 +397,11 @@ function List(
 
   useLayoutEffect(() => {
     const el = scroller.current;
-    if (el && Math.abs(el.scrollTop - view.scrollTop) > 0.5) el.scrollTop = view.scrollTop;
+    // Asking where it is costs a layout; only where it went by itself since is not known without.
+    if (el && (at.current !== view.scrollTop || !view.following)) {
+      if (Math.abs(el.scrollTop - view.scrollTop) > 0.5) el.scrollTop = view.scrollTop;
+      at.current = view.scrollTop;
+    }
     if (!rows.current) return;
     const measured: [number, number][] = [];
     for (const [i, row] of view.rows.entries()) {
@@ -422,6 +450,7 @@ function List(
       // biome-ignore lint/a11y/noNoninteractiveTabindex: what scrolls must be reachable by key
       tabIndex={0}
       onScroll={(e) => viewport.scrolled(e.currentTarget.scrollTop)}
+      onMouseOver={p.onHover}
       onMouseDown={(e) => e.shiftKey && e.preventDefault()}
       onClick={p.onClick}
       onFocus={p.onActive}

@@ -43,13 +43,13 @@ export function StatusLine({ viewport, stream }: { viewport: Viewport; stream: S
   else if (last !== null && now - Date.parse(last) > quietAfter) {
     kind = "live";
     const date = dateOf(last, zone) === dateOf(iso(now), zone) ? "" : `${dateOf(last, zone)} `;
-    text = `No line since ${date}${clock(last, zone).slice(0, 8)}; the stream is live`;
+    text = `Live; no line since ${date}${clock(last, zone).slice(0, 8)}`;
   } else if (status.lag > 5000) [kind, text] = ["bad", `Behind by ${ago(iso(now - status.lag), now)}`];
   else [kind, text] = ["live", "Live"];
 
   return (
     <footer className="status-line">
-      <span className={`state ${kind}`}>
+      <span className={`state ${kind}`} title={text}>
         <span className="dot" aria-hidden="true" />
         {text}
       </span>

@@ -73,6 +73,12 @@ export function permalink(device: number, cursor: string): string {
   return `/devices/${device}?at=${cursor}`;
 }
 
+/** The cursor just behind a line: what is before it ends with that line. */
+export function behind(cursor: string): string {
+  const dot = cursor.lastIndexOf(".");
+  return dot < 0 ? cursor : `${cursor.slice(0, dot)}.${Number(cursor.slice(dot + 1)) + 1}`;
+}
+
 function number(text: string): number | null {
   return /^[1-9]\d{0,14}$/.test(text) ? Number(text) : null;
 }

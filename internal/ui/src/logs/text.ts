@@ -60,7 +60,7 @@ export function bytes(n: number): string {
 
 /** A number as it is read: in groups of three. */
 export function count(n: number): string {
-  return n < 10_000 ? String(n) : String(n).replace(/\B(?=(\d{3})+$)/g, "\u202f");
+  return String(n).replace(/\B(?=(\d{3})+$)/g, "\u202f");
 }
 
 /** A number with its noun. */

@@ -167,6 +167,19 @@ test("goes to a row and puts it in the middle", async () => {
   expect(v.view().scrollTop).toBe(edgeHeight + 500 * rowHeight - 190);
 });
 
+test("a row that the log tells of later is gone to then", async () => {
+  const { log, v } = make([]);
+  const coming = lines(0, 1000);
+  log.goTo = async () => 500;
+  await v.goTo({ cursor: "e-500.0" });
+  expect(v.view().rows).toEqual([]);
+  log.put(coming);
+  expect(v.view().scrollTop).toBe(edgeHeight + 500 * rowHeight - 190);
+  v.moveTo(0); // the reader went on
+  log.put(lines(0, 1001));
+  expect(v.view().scrollTop).toBe(0);
+});
+
 test("a block folds to its first line, opens, and its count is told", () => {
   const block = lines(0, 100).map((r) => (r.id > 10 && r.id <= 22 ? { ...r, block: 10 } : r)) as Row[];
   const { v } = make(block);

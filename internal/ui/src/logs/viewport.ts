@@ -45,6 +45,10 @@ export class Viewport {
   private held = false; // paused by hand: reaching the end does not go on
   private anchor = { id: Number.NaN, into: 0 };
   private scrollTop = 0;
+  // A log tells of its changes a frame later. So which version is about to change in its midst, and which row is to be shown
+  // as soon as it is there.
+  private stale: number | null = null;
+  private wanted: number | null = null;
   private matches: ((row: Row) => boolean) | null = null;
   private current: View;
 
@@ -75,10 +79,15 @@ export class Viewport {
 
   readonly view = (): View => this.current;
 
-  /** Takes over what the log holds now. `anew` when which rows are shown has changed, not only at the ends. */
+  /** Takes over what the log holds now. `anew` when everything is to be asked about again, not only what is new. */
   update(anew = false): void {
-    this.layout.sync(this.log.snapshot().rows, anew);
-    this.place();
+    const { version, rows } = this.log.snapshot();
+    const other = this.stale !== null && this.stale !== version;
+    if (other) this.stale = null;
+    this.layout.sync(rows, anew || other);
+    const wanted = this.wanted;
+    if (wanted !== null && this.layout.indexOf(wanted) >= 0) this.show(wanted, true);
+    else this.place();
   }
 
   /** The component's size: pixels, and characters in a wrapped line. */
@@ -98,6 +107,7 @@ export class Viewport {
   }
 
   setFilter(filter: LineFilter): void {
+    this.stale = this.log.snapshot().version;
     this.log.setFilter(filter);
     this.update(true);
   }
@@ -118,6 +128,7 @@ export class Viewport {
   /** Goes to so many pixels from the top. */
   moveTo(scrollTop: number): void {
     const up = scrollTop < this.scrollTop;
+    this.wanted = null;
     this.scrollTop = Math.max(0, Math.min(scrollTop, this.most()));
     this.drop();
     const end = this.scrollTop >= this.most() - 2 && this.log.snapshot().newer === "end";
@@ -146,6 +157,7 @@ export class Viewport {
   /** Stays at the end, where new lines come. */
   follow(): void {
     this.held = false;
+    this.wanted = null;
     this.setFollowing(true);
     this.place();
     if (this.log.snapshot().newer !== "end") void this.log.goTo("end").then(() => this.update());
@@ -165,8 +177,8 @@ export class Viewport {
     this.pause(true);
     const id = await this.log.goTo(place);
     this.held = false;
-    this.update(true);
-    if (id !== null) this.show(id, true);
+    this.wanted = id;
+    this.update();
     return id;
   }
 

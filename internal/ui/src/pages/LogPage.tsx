@@ -4,6 +4,7 @@ import { Link, useLocation, useParams, useSearch } from "wouter";
 import { ApiError } from "../api/client";
 import { deviceQuery, devicesQuery, modelsQuery } from "../api/devices";
 import type { DeviceSummary } from "../api/types";
+import { openLog } from "../logs";
 import { columns, type LogAddress, readAddress, writeAddress } from "../logs/address";
 import { DevicePicker } from "../logs/DevicePicker";
 import { DownloadDialog } from "../logs/DownloadDialog";
@@ -11,12 +12,11 @@ import { FilterBar } from "../logs/FilterBar";
 import { FirstLine } from "../logs/FirstLine";
 import { LogView } from "../logs/LogView";
 import type { Devices } from "../logs/model";
-import { openLog } from "../logs/open";
 import type { LogModel } from "../logs/types";
 import { DeviceHead, deviceTitle } from "../parts/DeviceHead";
 import { Problem } from "../parts/Problem";
 import { FullPage, Page } from "../parts/Shell";
-import { stream } from "../stream/stream";
+import { streamClient } from "../stream";
 
 /** What devices say: one of them, several merged or side by side, those of a model, or all. */
 export default function LogPage() {
@@ -229,7 +229,7 @@ function OneLog(p: {
   const first = useRef(shown); // later ones are set by the view
   first.current = shown;
   useLayoutEffect(() => {
-    const made = openLog(stream, JSON.parse(key) as Devices, first.current);
+    const made = openLog(JSON.parse(key) as Devices, first.current);
     setLog(made);
     return () => made.close();
   }, [key]);
@@ -244,7 +244,7 @@ function OneLog(p: {
     <>
       <LogView
         log={log}
-        stream={stream}
+        stream={streamClient}
         label={p.set.label}
         title={p.title}
         names={p.names}
@@ -260,7 +260,9 @@ function OneLog(p: {
         toolbar={p.toolbar}
         empty={p.empty}
       />
-      {download && <DownloadDialog devices={p.set.devices} filter={shown} onClose={() => setDownload(false)} />}
+      {download && (
+        <DownloadDialog devices={p.set.devices} label={p.set.label} filter={shown} onClose={() => setDownload(false)} />
+      )}
     </>
   );
 }
