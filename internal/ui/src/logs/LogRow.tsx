@@ -54,17 +54,20 @@ export const LogRow = memo(function LogRow(p: Props) {
     <div className={kind} data-id={p.row.id}>
       {sign === "boot" && <span className="sign">started</span>}
       <a className="time" tabIndex={-1} data-does="link" href={permalink(line.device_id, line.cursor)}>
-        {p.times === "absolute" ? <Clock iso={line.timestamp} zone={p.zone} /> : otherTime(p)}
+        {timeText(p)}
       </a>
       {p.device !== null && (
         <span className="device" style={{ "--hue": hue(line.device_id) } as CSSProperties}>
           {p.device}
         </span>
       )}
-      <span className="level">
-        {line.level ? line.level.charAt(0).toUpperCase() : ""}
-        {line.level && <span className="visually-hidden">{line.level.slice(1)} </span>}
-      </span>
+      {line.level ? (
+        <span className="level" role="img" aria-label={line.level}>
+          {line.level.charAt(0).toUpperCase()}
+        </span>
+      ) : (
+        <span className="level" />
+      )}
       <span className="tag">{line.tag && <Marked text={line.tag} by={p.highlight} />}</span>
       <span className="message">
         <Marked text={visible(text)} by={p.highlight} />
@@ -80,19 +83,9 @@ export const LogRow = memo(function LogRow(p: Props) {
   );
 });
 
-function Clock({ iso, zone }: { iso: string; zone: string }) {
-  const text = clock(iso, zone);
-  return (
-    <>
-      {text.slice(0, 8)}
-      <span className="ms">{text.slice(8)}</span>
-    </>
-  );
-}
-
-function otherTime(p: Props): string {
-  const { line } = p.row;
-  if (p.times === "relative") return ago(line.timestamp, p.now);
+function timeText({ row: { line }, times, zone, now }: Props): string {
+  if (times === "absolute") return clock(line.timestamp, zone);
+  if (times === "relative") return ago(line.timestamp, now);
   return line.uptime_ms == null ? "" : uptime(line.uptime_ms);
 }
 
