@@ -5,8 +5,14 @@ import { findDevices } from "./DevicePicker";
 import { publish } from "./FirstLine";
 
 test("the command survives a shell, whatever the device is called", () => {
-  expect(publish('it\'s "x" $HOME', "box")).toBe(
+  expect(publish({ entityId: 'it\'s "x" $HOME' }, "box")).toBe(
     `mosquitto_pub -h box -p 1883 -q 1 -t iotsupport/logsink -m '{"entity_id":"it'\\''s \\"x\\" $HOME","message":"I (1) app: hello"}'`,
+  );
+});
+
+test("a device without an entity id has a topic of its own", () => {
+  expect(publish({ clientId: "iotsupport-thermo-k1" }, "box")).toContain(
+    `-t iotsupport/logsink/iotsupport-thermo-k1 -m '{"message":`,
   );
 });
 

@@ -3,13 +3,13 @@ import { type ReactNode, useEffect, useLayoutEffect, useMemo, useRef, useState }
 import { Link, useLocation, useParams, useSearch } from "wouter";
 import { ApiError } from "../api/client";
 import { deviceQuery, devicesQuery, modelsQuery } from "../api/devices";
-import type { DeviceSummary } from "../api/types";
+import type { Device, DeviceSummary } from "../api/types";
 import { openLog } from "../logs";
 import { columns, type LogAddress, readAddress, writeAddress } from "../logs/address";
 import { DevicePicker } from "../logs/DevicePicker";
 import { DownloadDialog } from "../logs/DownloadDialog";
 import { FilterBar } from "../logs/FilterBar";
-import { FirstLine } from "../logs/FirstLine";
+import { FirstLine, type Sender } from "../logs/FirstLine";
 import { LogView } from "../logs/LogView";
 import type { Devices } from "../logs/model";
 import type { LogModel } from "../logs/types";
@@ -51,10 +51,14 @@ function DeviceLog({ id }: { id: number }) {
       <Logs
         sets={[{ devices: [id], label: `the log of ${name}` }]}
         names={null}
-        empty={<FirstLine entityId={device?.device_entity_id ?? null} name={device ? name : null} />}
+        empty={device ? <FirstLine from={senderOf(device)} name={name} /> : null}
       />
     </FullPage>
   );
+}
+
+function senderOf(device: Device): Sender {
+  return device.device_entity_id === null ? { clientId: device.client_id } : { entityId: device.device_entity_id };
 }
 
 function SeveralPage() {
@@ -145,9 +149,8 @@ function NoLines({ devices }: { devices: readonly DeviceSummary[] | undefined })
       </div>
     );
   }
-  return (
-    <FirstLine entityId={devices?.find((d) => d.device_entity_id !== null)?.device_entity_id ?? null} name={null} />
-  );
+  const id = devices?.find((d) => d.device_entity_id !== null)?.device_entity_id;
+  return <FirstLine from={{ entityId: id ?? "kitchen" }} name={null} />;
 }
 
 interface LogSet {
