@@ -39,13 +39,9 @@ function works(e: KeyboardEvent): boolean {
   );
 }
 
-/** Whether the key presses the button, or follows the link, that has the focus. */
-function pressing(e: KeyboardEvent): boolean {
-  return (e.key === "Enter" || e.key === " ") && e.target instanceof Element && e.target.closest("button, a") !== null;
-}
-
 function dispatch(e: KeyboardEvent): void {
-  if (e.ctrlKey || e.metaKey || e.altKey || typing(e.target) || pressing(e)) return;
+  const target = e.composedPath()[0] ?? e.target; // an editor may be in a shadow tree, of which e.target is the host
+  if (e.defaultPrevented || e.ctrlKey || e.metaKey || e.altKey || typing(target) || works(e)) return;
   if (document.querySelector("dialog[open]")) return;
   for (const list of [...active].reverse()) {
     const key = list.find((k) => k.key === e.key);
