@@ -164,6 +164,7 @@ func TestWireBytes(t *testing.T) {
 	var got struct {
 		DeviceID int64             `json:"device_id"`
 		Entity   string            `json:"device_entity_id"`
+		Cursor   string            `json:"cursor"`
 		Received string            `json:"received"`
 		Lines    int               `json:"lines"`
 		Logs     []json.RawMessage `json:"logs"`
@@ -172,7 +173,7 @@ func TestWireBytes(t *testing.T) {
 	if err := json.Unmarshal([]byte(m[2]), &got); err != nil {
 		t.Fatal(err)
 	}
-	if got.DeviceID != d.ID || got.Entity != "wire" || got.Lines != 2 || len(got.Logs) != 2 || len(got.Meta) != 2 {
+	if got.DeviceID != d.ID || got.Entity != "wire" || got.Cursor != m[1] || got.Lines != 2 || len(got.Logs) != 2 || len(got.Meta) != 2 {
 		t.Fatalf("the payload is %s", m[2])
 	}
 	f := func(pattern string, text json.RawMessage) {

@@ -3,6 +3,7 @@ package logs
 import (
 	"context"
 	"log/slog"
+	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -114,7 +115,7 @@ func (h *Hub) dispatch(rec Record) {
 	var shared *sse.Frame
 	for _, f := range t.follows {
 		if f.live && f.filter == nil && shared == nil { // live changes under h.mu only
-			shared = t.frame(rec, Position{Cursor: Cursor{h.journal.Epoch(), rec.Seq}})
+			shared = t.frame(part{Record: rec}, Position{Cursor: Cursor{h.journal.Epoch(), rec.Seq}})
 			shared.Received = rec.Body.Received()
 		}
 		if f.live {
@@ -234,9 +235,19 @@ func (t *topic) lag(n int) {
 
 func (t *topic) forget() { t.recent, t.bytes = nil, 0 }
 
-// frame encodes a record as the event that readers receive.
-func (t *topic) frame(rec Record, at Position) *sse.Frame {
-	f := sse.Event("device-logs", at.String(), t.label.Load().prefix, rec.Body.fields())
+// frame encodes a record as the event that readers receive. It names its lines
+// as a query of the history does: by the batch's cursor and their places in it.
+func (t *topic) frame(rec part, at Position) *sse.Frame {
+	place := append(make([]byte, 0, 64), `"cursor":"`...)
+	place = append(append(place, Cursor{at.Epoch, rec.Seq}.String()...), `",`...)
+	if len(rec.picked) > 0 {
+		place = append(place, `"indices":`...)
+		for i, n := range rec.picked {
+			place = strconv.AppendInt(append(place, "[,"[min(i, 1)]), int64(n), 10)
+		}
+		place = append(place, `],`...)
+	}
+	f := sse.Event("device-logs", at.String(), t.label.Load().prefix, place, rec.Body.fields())
 	f.Lines = rec.Body.Lines()
 	return f
 }

@@ -117,24 +117,27 @@ func splitArray(values [][]byte, b []byte) (_ [][]byte, rest []byte, ok bool) {
 	return nil, nil, false
 }
 
-// pick returns b with those lines only that keep wants, nil if there is none.
-func (s *splitter) pick(b Body, keep func(*Line) bool) Body {
+// pick returns b with those lines only that keep wants, and their indices in b;
+// no Body if there is none, and no indices if all are wanted.
+func (s *splitter) pick(b Body, keep func(*Line) bool) (Body, []int) {
 	var entries []Entry
+	var picked []int
 	whole := true
 	ok := s.split("", Cursor{}, b, func(l *Line) {
 		if keep(l) {
 			entries = append(entries, Entry{Doc: s.docs[l.Cursor.Line], Level: l.Level, Tag: l.Tag, Uptime: l.Uptime, HasUptime: l.HasUptime})
+			picked = append(picked, l.Cursor.Line)
 		} else {
 			whole = false
 		}
 	})
 	switch {
 	case !ok || whole:
-		return b
+		return b, nil
 	case entries == nil:
-		return nil
+		return nil, nil
 	}
-	return EncodeBody(b.Received(), entries)
+	return EncodeBody(b.Received(), entries), picked
 }
 
 // cutMessage puts a document's message into s.text and returns what is around

@@ -404,38 +404,46 @@ func (r *Reader) offer(f *follow, rec Record, shared *sse.Frame) {
 	if f.standing == alone {
 		r.stand(f)
 	}
-	if rec, shared = f.cut(rec, shared); rec.Body == nil {
+	left, shared := f.cut(rec, shared)
+	if left.Body == nil {
 		f.pass(rec.Seq)
 		return
 	}
-	if n := rec.Body.Lines(); f.standing == limited && !r.take(n) {
+	if n := left.Body.Lines(); f.standing == limited && !r.take(n) {
 		f.owed.add(r.mutedAt, rec.Seq, n)
 		f.pass(rec.Seq)
 		return
 	}
-	if !r.queue(f, rec, shared) {
+	if !r.queue(f, left, shared) {
 		r.fallBehind()
 	}
 }
 
 // cut leaves of a record the lines that f wants, and of shared, its frame,
 // nothing if that holds others too. Without such lines the Body is nil. r.mu is held.
-func (f *follow) cut(rec Record, shared *sse.Frame) (Record, *sse.Frame) {
+func (f *follow) cut(rec Record, shared *sse.Frame) (part, *sse.Frame) {
+	left := part{Record: rec}
 	if f.filter == nil && f.skip.Seq != rec.Seq {
-		return rec, shared
+		return left, shared
 	}
-	rec.Body = f.reader.split.pick(rec.Body, func(l *Line) bool {
+	left.Body, left.picked = f.reader.split.pick(rec.Body, func(l *Line) bool {
 		if rec.Seq == f.skip.Seq && l.Cursor.Line <= f.skip.Line {
 			return false
 		}
 		return f.filter == nil || f.filter.match(l.Level, l.Tag, l.Message, nil)
 	})
-	return rec, nil
+	return left, nil
+}
+
+// part is a record of which some lines may be left out.
+type part struct {
+	Record
+	picked []int // the indices in the batch of those it still has; nil: all
 }
 
 // queue offers one record of f, as cut left it, and moves f behind it if that
 // succeeds. A shared frame is used where its id, the record's own cursor, is right.
-func (r *Reader) queue(f *follow, rec Record, shared *sse.Frame) bool {
+func (r *Reader) queue(f *follow, rec part, shared *sse.Frame) bool {
 	after, base, round := f.after, r.base, r.round
 	f.pass(rec.Seq)
 	frame, at := shared, Position{Cursor: Cursor{Seq: rec.Seq}}
@@ -828,14 +836,15 @@ func (r *Reader) replayRecord(rec Record) bool {
 	if f.doubt > 0 && !r.tellDoubt(f) {
 		return false
 	}
-	if rec, _ = f.cut(rec, nil); rec.Body == nil {
+	left, _ := f.cut(rec, nil)
+	if left.Body == nil {
 		f.pass(rec.Seq)
 		return true
 	}
-	if !r.queue(f, rec, nil) {
+	if !r.queue(f, left, nil) {
 		return false
 	}
-	r.hub.metrics.replayed.Add(float64(rec.Body.Lines()))
+	r.hub.metrics.replayed.Add(float64(left.Body.Lines()))
 	return true
 }
 

@@ -309,7 +309,9 @@ func TestFilteredFollow(t *testing.T) {
 			w.journal.Append(logs.Batch{Device: d.Key, Body: logs.EncodeBody(time.Now(), entries)}, func(uint64, error) {})
 			synctest.Wait()
 		}
+		var cursors []string // of the lines that were heard
 		heard := func() (messages []string, id string) {
+			cursors = nil
 			for _, f := range w.client.out.Take(nil, 1<<20) {
 				dec := sse.NewDecoder(bytes.NewReader(f.Block()), "")
 				e, err := dec.Next()
@@ -318,13 +320,21 @@ func TestFilteredFollow(t *testing.T) {
 					continue
 				}
 				var event struct {
-					Payload struct{ Logs []struct{ Message string } }
+					Payload struct {
+						Cursor  string
+						Indices []int
+						Logs    []struct{ Message string }
+					}
 				}
 				if err := json.Unmarshal([]byte(e.Data), &event); err != nil {
 					t.Error(err)
 				}
-				for _, l := range event.Payload.Logs {
+				for i, l := range event.Payload.Logs {
 					messages = append(messages, l.Message)
+					if event.Payload.Indices != nil {
+						i = event.Payload.Indices[i]
+					}
+					cursors = append(cursors, fmt.Sprintf("%s.%d", event.Payload.Cursor, i))
 				}
 			}
 			return messages, id
@@ -342,6 +352,9 @@ func TestFilteredFollow(t *testing.T) {
 		if diff := slices.Compare([]string{"before", "W (1) a: no", "E (4) a: oh"}, got); diff != 0 || id != "mem-3" {
 			t.Errorf("heard %q up to %s", got, id)
 		}
+		if !slices.Equal(cursors, []string{"mem-1.0", "mem-2.0", "mem-2.3"}) {
+			t.Errorf("heard lines %q", cursors)
+		}
 		bad := logs.Want{Filter: logs.Filter{Regex: "("}}
 		if err := w.client.reader.Follow(t.Context(), []fleet.DeviceRef{ref(2)}, bad); fleet.KindOf(err) != fleet.Invalid {
 			t.Errorf("a bad regex: %v", err)
@@ -355,6 +368,9 @@ func TestFilteredFollow(t *testing.T) {
 		synctest.Wait()
 		if got, _ := heard(); slices.Compare([]string{"E (3) a: yes", "E (4) a: oh", "I (5) a: no"}, got) != 0 {
 			t.Errorf("after line 1 of a batch: %q", got)
+		}
+		if !slices.Equal(cursors, []string{"mem-2.2", "mem-2.3", "mem-3.0"}) {
+			t.Errorf("heard lines %q", cursors)
 		}
 		w.client.reader.Close()
 	})
