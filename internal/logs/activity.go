@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -287,10 +288,12 @@ type FillOptions struct {
 	Log     *slog.Logger
 }
 
-// Bounds of Fill, which is to be a few seconds' work.
+// Bounds of Fill. On one core, 10 000 devices that said something in the last
+// hour take two seconds, and each that did not a millisecond more.
 const (
 	fillLines   = 2_000_000 // of the last hour, from the history
 	fillBatches = 200_000   // from the journal, if there is no history
+	fillDevices = 64        // of which the last hour is read together
 	fillPause   = 5 * time.Second
 )
 
@@ -368,14 +371,19 @@ func (a *Activity) put(key string, t *tally) {
 	}
 }
 
-// fillFromHistory reads each device by itself: a search over all at once would
-// hold a chunk of each in memory.
+// fillFromHistory reads the last hour of some devices at a time: each reading
+// costs something by itself, and one of all devices would hold a chunk of each in
+// memory. Those that were silent for longer are then read one by one.
 func (a *Activity) fillFromHistory(ctx context.Context, o FillOptions) (whole bool, err error) {
 	whole, left := true, fillLines
-	for _, d := range o.Devices() {
+	for devices := range slices.Chunk(o.Devices(), fillDevices) {
+		keys := make([]string, len(devices))
+		for i, d := range devices {
+			keys[i] = d.Key
+		}
 		for {
 			var ok bool
-			ok, err = a.fillDevice(ctx, o, d.Key, &left)
+			ok, err = a.fillDevices(ctx, o, keys, &left)
 			if fleet.KindOf(err) != fleet.Unavailable {
 				whole = whole && ok && err == nil
 				break
@@ -389,43 +397,49 @@ func (a *Activity) fillFromHistory(ctx context.Context, o FillOptions) (whole bo
 		switch {
 		case ctx.Err() != nil:
 			return false, ctx.Err()
-		case err != nil: // of this device alone, such as a damaged chunk
-			o.Log.Warn("what a device said in the last hour cannot be read", "device", d.Key, "err", err)
+		case err != nil: // of these devices alone, such as a damaged chunk
+			o.Log.Warn("what some devices said in the last hour cannot be read", "devices", keys, "err", err)
 		}
 	}
 	return whole, nil
 }
 
-func (a *Activity) fillDevice(ctx context.Context, o FillOptions, key string, left *int) (whole bool, err error) {
-	var found tally
-	q := Query{Devices: []string{key}, Start: time.Now().Add(-ActivityMinutes * time.Minute), Backward: true, Limit: MaxQuery}
+func (a *Activity) fillDevices(ctx context.Context, o FillOptions, keys []string, left *int) (whole bool, err error) {
+	found := make(map[string]*tally, len(keys))
+	for _, key := range keys {
+		found[key] = &tally{}
+	}
+	add := func(r Result) {
+		for i := len(r.Lines) - 1; i >= 0; i-- {
+			if l := &r.Lines[i]; l.Cursor.Epoch != a.epoch || l.Cursor.Seq <= o.UpTo {
+				found[l.Device].add(l, false)
+			}
+		}
+	}
+	q := Query{Devices: keys, Start: time.Now().Add(-ActivityMinutes * time.Minute), Backward: true, Limit: MaxQuery}
 	whole = *left > 0
 	for more := whole; more; {
 		r, err := o.History.Read(ctx, q)
 		if err != nil {
 			return false, err
 		}
-		for i := len(r.Lines) - 1; i >= 0; i-- {
-			if l := &r.Lines[i]; l.Cursor.Epoch != a.epoch || l.Cursor.Seq <= o.UpTo {
-				found.add(l, false)
-			}
-		}
+		add(r)
 		*left -= len(r.Lines)
 		more, q.Before = r.More && *left > 0, r.Reached
 		whole = whole && (more || !r.More)
 	}
-	if found.last.Received.IsZero() {
-		r, err := o.History.Read(ctx, Query{Devices: []string{key}, Backward: true, Limit: 1})
-		if err != nil {
-			return false, err
-		}
-		for i := range r.Lines {
-			if l := &r.Lines[i]; l.Cursor.Epoch != a.epoch || l.Cursor.Seq <= o.UpTo {
-				found.add(l, true)
+	for _, key := range keys {
+		if found[key].last.Received.IsZero() {
+			r, err := o.History.Read(ctx, Query{Devices: []string{key}, Backward: true, Limit: 1})
+			if err != nil {
+				return false, err
 			}
+			add(r)
 		}
 	}
-	a.put(key, &found)
+	for key, t := range found { // at last, so that nothing is counted twice when an error makes it begin anew
+		a.put(key, t)
+	}
 	return whole, nil
 }
 

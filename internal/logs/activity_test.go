@@ -191,10 +191,10 @@ func TestActivityForgets(t *testing.T) {
 	})
 }
 
-// past is a history of what is given, which fails at first.
+// past is a history of what is given, which sometimes fails.
 type past struct {
 	lines []logs.Line
-	fails int
+	fails []int // the numbers of the readings that fail, from 1
 	reads int
 }
 
@@ -202,15 +202,14 @@ func (p *past) Count(context.Context, logs.Query) (int64, error) { return -1, ni
 
 func (p *past) Read(_ context.Context, q logs.Query) (r logs.Result, err error) {
 	p.reads++
-	if p.fails > 0 {
-		p.fails--
+	if slices.Contains(p.fails, p.reads) {
 		return r, fleet.E(fleet.Unavailable, nil, "not now")
 	}
 	const page = 3 // less than the limit, as after ten seconds of searching
 	for i := len(p.lines) - 1; i >= 0; i-- {
 		l := p.lines[i]
 		before := q.Before == logs.LineCursor{} || l.Cursor.Seq < q.Before.Seq
-		if l.Device != q.Devices[0] || !before || !q.Start.IsZero() && l.Received.Before(q.Start) {
+		if !slices.Contains(q.Devices, l.Device) || !before || !q.Start.IsZero() && l.Received.Before(q.Start) {
 			continue
 		}
 		if len(r.Lines) == min(page, q.Limit) {
@@ -229,7 +228,7 @@ func TestActivityFill(t *testing.T) {
 		s, stop := newSpoken(t, boards, newMemory())
 		defer stop()
 		now := time.Now()
-		p := &past{fails: 2}
+		p := &past{fails: []int{1, 6}} // at once, and when part of it was read
 		add := func(d fleet.DeviceRef, epoch string, seq uint64, ago time.Duration, level logs.Level, message string) {
 			p.lines = append(p.lines, logs.Line{Cursor: logs.LineCursor{Cursor: logs.Cursor{Epoch: epoch, Seq: seq}}, Device: d.Key, Received: now.Add(-ago), Level: level, Message: []byte(message)})
 		}

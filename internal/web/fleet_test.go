@@ -29,13 +29,15 @@ type oneLine struct {
 
 func (h oneLine) Count(context.Context, logs.Query) (int64, error) { return -1, nil }
 
-func (h oneLine) Read(_ context.Context, q logs.Query) (logs.Result, error) {
-	l := h.Line
-	l.Device, l.Message = q.Devices[0], []byte(h.say(q.Devices[0]))
-	if len(l.Message) == 0 || !q.Start.IsZero() && l.Received.Before(q.Start) {
-		return logs.Result{}, nil
+func (h oneLine) Read(_ context.Context, q logs.Query) (r logs.Result, err error) {
+	for _, device := range q.Devices {
+		l := h.Line
+		l.Device, l.Message = device, []byte(h.say(device))
+		if len(l.Message) > 0 && !l.Received.Before(q.Start) {
+			r.Lines = append(r.Lines, l)
+		}
 	}
-	return logs.Result{Lines: []logs.Line{l}}, nil
+	return r, nil
 }
 
 // withActivity gives a server what the devices said, once it has them.
