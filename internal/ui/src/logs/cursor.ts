@@ -32,6 +32,11 @@ export function cursorOf(at: At): string {
   return at.n === behind ? `${at.epoch.name}-${at.seq}` : `${at.epoch.name}-${at.seq}.${at.n}`;
 }
 
+/** A cursor such that what comes before it ends with the line before that place. */
+export function endBefore(at: At): string {
+  return at.n === behind ? `${at.epoch.name}-${at.seq + 1}` : cursorOf(at);
+}
+
 /** A cursor such that what comes after it begins with the line of that one; null if it is no cursor. */
 export function justBefore(cursor: string): string | null {
   const c = split(cursor);
@@ -52,15 +57,19 @@ export class Epochs {
   }
 
   /**
-   * Takes over the order of a page of the history, oldest first. `before` is the epoch of what follows the page, if known.
-   * What is new stands before the next epoch that is known.
+   * Takes over the order of some epochs that follow each other in the history, oldest first, and which one the journal has
+   * now, if known. Those that have no known one beside them are older than the newest.
    */
-  page(names: readonly string[], before: string | null): void {
-    let next = before === null ? undefined : this.find(before);
-    for (let i = names.length - 1; i >= 0; i--) {
-      const name = names[i] as string;
-      next = this.find(name) ?? this.insert(name, next ? next.rank : this.list.length);
+  page(names: readonly string[], present: string | null): void {
+    if (present !== null) this.live(present);
+    const known = names.findLastIndex((n) => this.knows(n));
+    let rank = known < 0 ? Math.max(0, this.list.length - 1) : this.live(names[known] as string).rank;
+    for (let i = (known < 0 ? names.length : known) - 1; i >= 0; i--) {
+      rank = (this.find(names[i] as string) ?? this.insert(names[i] as string, rank)).rank;
     }
+    if (known < 0) return;
+    rank = this.live(names[known] as string).rank;
+    for (const name of names.slice(known + 1)) this.insert(name, ++rank);
   }
 
   knows(name: string): boolean {

@@ -233,7 +233,7 @@ export class Rows {
     const before = new Map<number, HeldLine | null>();
     const lookUp = (device: number): HeldLine | null => {
       const known = appended === from ? this.last.get(device) : undefined;
-      if (known && known.at.epoch && compare(known.at, (this.all[from] as Held).at) < 0) return known;
+      if (known && compare(known.at, (this.all[from] as Held).at) < 0) return known;
       for (let i = from - 1; i >= 0 && i > from - lookBack; i--) {
         const r = this.all[i] as Held;
         this.work++;

@@ -3,7 +3,7 @@
 import { ApiError } from "../api/client";
 import type { Gap, LogLine, LogPage } from "../api/types";
 import type { Condition, Follow, StreamClient, StreamMessage, Target } from "../stream/types";
-import { type At, behind, compare, cursorOf, Epochs, justBefore, split } from "./cursor";
+import { type At, behind, compare, cursorOf, Epochs, endBefore, justBefore, split } from "./cursor";
 import { compile, covers, filterQuery, isEmpty, type Matcher, noFilter, sameFilter } from "./filter";
 import { boundOf, gapRow, type Held, lineRow, Rows } from "./held";
 import type { Edge, LineFilter, LogModel, LogSnapshot, Place } from "./types";
@@ -110,6 +110,8 @@ class Log implements LogModel {
   private catching = false;
   /** Not everything was followed when it began: what came before that was not kept. */
   private unsure = false;
+  /** Up to where the window was complete when it became live. */
+  private reached: string | null = null;
   private arrivals: Arrival[] = [];
   /** Arrivals were thrown away, the oldest: what is held does not reach to them. */
   private overflow = false;
@@ -119,6 +121,8 @@ class Log implements LogModel {
   private seam: string | null = null;
   /** What is held does not have all that the filter lets through: it is about to be loaded anew. */
   private stale = false;
+  /** Behind `newerAt` more is held, of which some is missing. */
+  private hole = false;
   /** Somebody scrolled back: the newer end is let go, not the older one. */
   private lookingBack = false;
 
@@ -297,12 +301,15 @@ class Log implements LogModel {
       f.state = "following";
     } else {
       f.state = "joining";
+      this.unsure = true;
       if (this.attached && this.seam === null) this.seam = this.newest();
     }
     if (!this.joining()) {
       if (this.retired.length > 0) {
         // What was on its way to those before is asked for.
-        if (this.attached) this.seam ??= this.newest();
+        if (this.stale)
+          this.arrivals = []; // not all that is wanted, and in the page that is read now
+        else if (this.attached) this.seam ??= this.newest();
         for (const r of this.retired.splice(0)) r.follow?.close();
       }
       this.open();
@@ -315,9 +322,11 @@ class Log implements LogModel {
     return this.follows.some((f) => f.state === "joining");
   }
 
-  /** The cursor of the newest line that is held or came. */
+  /** The cursor of the newest line that is held or came, or up to which none was left out. */
   private newest(): string | null {
-    let at: At | null = this.rows.all[this.rows.all.length - 1]?.at ?? null;
+    let at: At | null = this.placeOf(this.reached);
+    const last = this.rows.all[this.rows.all.length - 1];
+    if (last && (at === null || compare(last.at, at) > 0)) at = last.at;
     for (const r of this.rowsOf(this.arrivals)) if (at === null || compare(r.at, at) > 0) at = r.at;
     return at && cursorOf(at);
   }
@@ -366,7 +375,8 @@ class Log implements LogModel {
     }
     let rows = this.rowsOf(arrivals);
     // Before the window there is more than that: it is part of the history.
-    const start = this.older === "end" ? null : this.placeOf(this.olderAt);
+    const bound = this.older === "end" ? null : this.placeOf(this.olderAt);
+    const start = bound?.n === behind ? { ...bound, n: -1 } : bound; // a whole batch is what the history ends before
     if (start) rows = rows.filter((r) => compare(r.at, start) >= 0);
     this.rows.add(rows);
     this.olderAt ??= this.firstCursor();
@@ -375,7 +385,7 @@ class Log implements LogModel {
 
   private firstCursor(): string | null {
     const first = this.rows.all[0];
-    return first ? cursorOf(first.at) : null;
+    return first ? endBefore(first.at) : null;
   }
 
   private rowsOf(arrivals: readonly Arrival[]): Held[] {
@@ -431,12 +441,15 @@ class Log implements LogModel {
     }
     this.request = null;
     this.catching = false;
+    const hole = this.hole ? this.placeOf(this.newerAt) : null;
+    const end = this.placeOf(newerAt);
+    this.cutHole();
+    if (hole === null || end === null || compare(end, hole) < 0) this.newerAt = newerAt;
     this.attached = false;
     this.arrivals = [];
     this.overflow = false;
     this.waiting = 0;
     this.seam = null;
-    this.newerAt = newerAt;
     this.newer = "more";
   }
 
@@ -455,12 +468,12 @@ class Log implements LogModel {
     if (this.hasCore && !covers(this.edges, this.filter)) {
       if (this.coreFrom !== null) {
         this.rows.dropHead(this.rows.lowerBound(this.coreFrom));
-        this.olderAt = this.firstCursor();
+        this.olderAt = endBefore(this.coreFrom);
         this.older = "more";
       }
       if (this.coreTo !== null) {
         this.rows.dropTail(this.rows.lowerBound(this.coreTo));
-        this.detach(this.newest() ?? "");
+        this.detach(cursorOf(this.coreTo));
       }
       this.coreFrom = null;
       this.coreTo = null;
@@ -480,6 +493,7 @@ class Log implements LogModel {
     if (follow) {
       // The server sends a set's lines already filtered: fewer are left out for their rate.
       this.retired.push(...this.follows);
+      this.unsure = true;
       this.follows = this.follows.map((f) => ({ target: f.target, follow: null, state: "joining" }));
       this.condition = this.filter;
       if (!this.stale) {
@@ -518,17 +532,23 @@ class Log implements LogModel {
     return this.deps.read(this.path, asked, signal);
   }
 
-  /** The rows of a page. `before` is the cursor that it was asked to end before. */
-  private pageRows(page: LogPage, before: string | null): Held[] {
+  /** The rows of a page that was asked for between two cursors. */
+  private pageRows(page: LogPage, after: string | null, before: string | null): Held[] {
     const names: string[] = [];
-    const met = (cursor: string) => {
-      const name = split(cursor)?.epoch;
+    const met = (cursor: string | null) => {
+      const name = cursor === null ? undefined : split(cursor)?.epoch;
       if (name !== undefined && !names.includes(name)) names.push(name);
     };
+    met(after);
     for (const g of page.gaps) met(g.from); // of an epoch without lines in the page it is before them
+    met(page.first_cursor); // or how far a search came that found nothing
     for (const l of page.logs) met(l.cursor);
-    const next = before ?? page.complete_to;
-    this.epochs.page(names, next === null ? null : (split(next)?.epoch ?? null));
+    met(page.last_cursor);
+    met(before);
+    // A page that goes on forwards is complete up to its end only, any other one up to now.
+    const now =
+      page.complete_to === null || page.complete_to === page.last_cursor ? undefined : split(page.complete_to);
+    this.epochs.page(names, now?.epoch ?? null);
     return this.rowsOf([...page.logs, ...page.gaps]);
   }
 
@@ -551,7 +571,7 @@ class Log implements LogModel {
         const query: Query = before === null ? { end: farEnd } : { before };
         const page = await this.read(query, filter, request.signal);
         if (request.signal.aborted) return;
-        const rows = this.pageRows(page, before);
+        const rows = this.pageRows(page, null, before);
         if (!sameFilter(filter, this.core)) {
           // The core ends here: beyond it are only lines that the filter lets through.
           if (this.hasCore) this.coreFrom ??= this.rows.all[0]?.at ?? this.placeOf(page.complete_to);
@@ -614,6 +634,8 @@ class Log implements LogModel {
   /** Live lines go on from the window's end, which is complete up to that cursor. */
   private attach(completeTo: string | null): void {
     this.attached = true;
+    this.hole = false;
+    this.reached = completeTo;
     this.newer = "end";
     this.newerAt = null;
     this.seam = this.unsure || this.joining() ? completeTo : null;
@@ -632,7 +654,7 @@ class Log implements LogModel {
       this.rows.clear();
       this.resetCore();
       this.core = filter;
-      this.rows.add(this.pageRows(page, null));
+      this.rows.add(this.pageRows(page, null, null));
       this.olderAt = page.first_cursor;
       this.older = page.has_more && page.first_cursor !== null ? "more" : "end";
       this.error = null;
@@ -643,8 +665,10 @@ class Log implements LogModel {
       this.error = e;
       if (this.rows.all.length > 0 && !this.attached && !this.stale) {
         this.older = "more";
+        this.cutHole();
         this.newer = "error";
       } else {
+        this.hole = false;
         this.rows.clear();
         this.resetCore();
         this.core = filter;
@@ -678,7 +702,7 @@ class Log implements LogModel {
         const query: Query = this.newerAt ? { after: this.newerAt } : { start: farStart };
         const page = await this.read(query, filter, request.signal);
         if (request.signal.aborted) return false;
-        const rows = this.pageRows(page, null);
+        const rows = this.pageRows(page, this.newerAt, null);
         if (ends) {
           if (this.hasCore) this.coreTo ??= this.behindLast();
           this.edges = filter;
@@ -721,19 +745,25 @@ class Log implements LogModel {
   private async catchUp(): Promise<void> {
     if (this.seam === null || !this.attached || this.catching || this.joining()) return;
     this.flush();
+    if (this.seam === null) return; // the newer end was let go
     this.attached = false;
     this.newerAt = this.seam;
     this.seam = null;
+    this.hole = true;
     if (await this.readNewer(this.condition, mostCaughtUp)) return;
     if (this.closed || this.attached || this.catching || this.newerAt === null) return;
-    if (this.newer === "more" && !this.paused && !this.lookingBack) {
-      await this.readEnd();
-      return;
-    }
-    // What is held behind that has holes.
-    const at = this.epochs.at(this.newerAt);
-    if (at) this.rows.dropTail(this.rows.lowerBound({ ...at, n: at.n + 1 }));
+    if (this.newer === "more" && !this.paused && !this.lookingBack) await this.readEnd();
+    else this.cutHole();
     this.changed();
+  }
+
+  /** Lets go what is held behind a hole that was not filled. */
+  private cutHole(): void {
+    if (!this.hole) return;
+    this.hole = false;
+    const at = this.placeOf(this.newerAt);
+    if (at) this.rows.dropTail(this.rows.lowerBound({ ...at, n: at.n + 1 }));
+    if (this.newer === "loading") this.newer = "more";
   }
 
   /** Loads the window anew around a place. */
@@ -761,8 +791,8 @@ class Log implements LogModel {
       const newer = await this.search(after, filter, request.signal);
       if (request.signal.aborted) return false;
       this.rows.clear();
-      const newerRows = this.pageRows(newer, null);
-      const olderRows = this.pageRows(older, newer.first_cursor ?? newer.complete_to);
+      const newerRows = this.pageRows(newer, null, null);
+      const olderRows = this.pageRows(older, null, newer.first_cursor ?? newer.complete_to);
       this.rows.add(olderRows.concat(newerRows));
       this.olderAt = older.first_cursor ?? newer.first_cursor;
       this.older = older.has_more ? "more" : "end";
@@ -776,6 +806,7 @@ class Log implements LogModel {
         this.hasCore = false;
       }
       this.attached = false;
+      this.hole = false;
       if (!newer.has_more && !this.overflow) {
         if (ends) {
           this.hasCore = true;
@@ -787,7 +818,9 @@ class Log implements LogModel {
       this.error = null;
     } catch (e) {
       if (request.signal.aborted) return false;
-      this.older = wasOlder === "end" ? "end" : "error";
+      if (wasOlder !== "end" || this.older !== "loading") this.older = "error";
+      else this.older = "end"; // as it was: nothing was let go
+      this.cutHole();
       this.error = e;
       this.ended(request);
       return false;
@@ -825,7 +858,7 @@ class Log implements LogModel {
     const wanted = time.getTime();
     const all = this.rows.shown;
     const first = all.find((r) => r.kind === "line");
-    if (!nearest && (!first || first.kind !== "line" || Date.parse(first.line.timestamp) > wanted)) return null;
+    if (!nearest && (first?.kind !== "line" || Date.parse(first.line.timestamp) > wanted)) return null;
     for (const r of all) if (r.kind === "line" && Date.parse(r.line.timestamp) >= wanted) return r.id;
     return nearest || this.attached ? this.shownFrom(undefined) : null;
   }
