@@ -96,7 +96,7 @@ export function FleetTable({ rows, view, query, setView, selected, select, onPoi
 
   const step = (by: number) => {
     const from = rows.findIndex((row) => row.device.id === current);
-    const to = Math.max(0, Math.min(rows.length - 1, from < 0 ? 0 : from + by));
+    const to = Math.max(0, Math.min(rows.length - 1, from + by));
     const row = rows[to];
     if (!row) return;
     setCurrent(row.device.id);
