@@ -26,6 +26,7 @@ func figures() []figure {
 		{"latency_p50", "s", quantile(latency, .5)},
 		{"latency_p99", "s", quantile(latency, .99)},
 		{"journal_bytes", "bytes", gauge("iot_logsink_journal_bytes", "")},
+		{"journal_limit", "bytes", gauge("iot_logsink_journal_limit_bytes", "")},
 		{"journal_lag", "batches", gauge("iot_logsink_live_lag", "")},
 		{"history_bytes", "bytes", gauge("iot_history_size", "bytes")},
 		{"history_lag", "s", gauge("iot_history_lag_seconds", "")},

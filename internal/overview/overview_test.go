@@ -180,7 +180,7 @@ func TestNames(t *testing.T) {
 	for _, f := range figures() {
 		got = append(got, f.name)
 	}
-	want := strings.Fields(`lines bytes delivered latency_p50 latency_p99 journal_bytes journal_lag history_bytes history_lag
+	want := strings.Fields(`lines bytes delivered latency_p50 latency_p99 journal_bytes journal_limit journal_lag history_bytes history_lag
 		streams subscriptions dropped gaps irregular quota_cut memory`)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
