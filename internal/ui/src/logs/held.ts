@@ -196,6 +196,7 @@ export class Rows {
       }
       const last = (this.all[end - 1] as Held).id;
       if ((a !== undefined && (this.all[i] as Held).id <= a) || (b !== undefined && last >= b) || !this.rises(i, end)) {
+        for (let k = i; k < end; k++) (this.all[k] as Held).id = Number.NaN;
         this.renumber();
         return;
       }
@@ -253,7 +254,8 @@ export class Rows {
       for (const [device, r] of before) if (r) this.last.set(device, r);
       return;
     }
-    for (let i = to; i < this.all.length && i < to + lookBack && before.size > 0; i++) {
+    let i = to;
+    for (; i < this.all.length && i < to + lookBack && before.size > 0; i++) {
       const r = this.all[i] as Held;
       this.work++;
       if (r.kind !== "line") continue;
@@ -263,8 +265,11 @@ export class Rows {
       if (now === r) before.delete(r.line.device_id);
       else before.set(r.line.device_id, now);
     }
-    // A judgement far from the end leaves the last rows as they were, unless it reached one of them.
-    for (const [device, r] of before) if (r && this.last.get(device)?.id === r.id) this.last.set(device, r);
+    // Those left have no later row, or none that was reached.
+    for (const [device, r] of before) {
+      if (r && i === this.all.length) this.last.set(device, r);
+      else this.last.delete(device);
+    }
   }
 
   /** Judges a row by the device's row before; a row that is judged otherwise than before is another object. */

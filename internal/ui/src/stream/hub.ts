@@ -283,7 +283,8 @@ export class Hub {
     if (status === 403 && this.denied === 0) {
       // The server does not know the connection any more, as after a restart between two requests.
       this.denied++;
-      this.lost("The server has forgotten the connection.");
+      this.drop();
+      this.connect();
       return;
     }
     if (e instanceof ApiError && (final.has(status) || status === 429)) {
@@ -474,7 +475,8 @@ export class Hub {
       this.denied++;
       this.requestId = this.name();
       this.lastId = null;
-      this.lost(message);
+      this.drop();
+      this.connect();
       return;
     }
     this.refuse(status, message);
@@ -504,10 +506,7 @@ export class Hub {
       return;
     }
     const backoff = Math.min(mostWait, firstWait * 2 ** this.failures) * (0.5 + this.deps.random() / 2);
-    const wait =
-      this.denied > 0 && this.failures === 0
-        ? 0
-        : Math.max(said ?? this.retryAfterOnce() ?? 0, said === null ? backoff : 0);
+    const wait = said ?? Math.max(this.retryAfterOnce() ?? 0, backoff);
     this.status.retryAt = this.deps.now() + wait;
     this.setState("reconnecting", reason);
     this.later("retry", wait, () => this.connect());
@@ -681,12 +680,14 @@ export class Hub {
   }
 
   private pass(topic: Topic, message: StreamMessage): void {
+    // Before it is told that it follows, whatever comes is in the history that it will ask for.
+    const followers = [...topic.followers].filter((f) => f.following);
     if (message.kind !== "lines") {
-      this.tell([...topic.followers], message);
+      this.tell(followers, message);
       return;
     }
     const plain: Follower[] = [];
-    for (const f of topic.followers) {
+    for (const f of followers) {
       const { matches } = f;
       if (matches === null) plain.push(f);
       else {
