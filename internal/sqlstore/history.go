@@ -246,7 +246,7 @@ func (v *view) QueryContext(ctx context.Context, query string, args ...any) (*sq
 	statement := v.statements[query]
 	v.mu.Unlock()
 	if statement != nil {
-		return v.tx.StmtContext(ctx, statement).QueryContext(ctx, args...)
+		return v.tx.StmtContext(ctx, statement).QueryContext(ctx, args...) //nolint:sqlclosecheck // it ends with its transaction
 	}
 	if !v.postgres {
 		v.unprepared = append(v.unprepared, query)
@@ -275,7 +275,7 @@ func (h *History) prepare(ctx context.Context, queries []string) {
 		}
 		h.mu.Unlock()
 		if old != nil { // somebody was faster
-			_ = statement.Close()
+			_ = statement.Close() //nolint:sqlclosecheck // and the one that is kept is closed with the history
 		}
 	}
 }
