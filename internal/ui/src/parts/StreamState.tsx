@@ -36,7 +36,7 @@ export function StreamState() {
           title={w.detail}
           onClick={() => (action.kind === "reload" ? location.reload() : streamClient.retry())}
         >
-          {action.name}
+          <span>{action.name}</span>
         </button>
       )}
       <span className="visually-hidden" role="status">
