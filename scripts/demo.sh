@@ -81,9 +81,11 @@ set +m
 
 cat <<EOT
 
-Signalbox runs at $url with ${DEVICES:-20} simulated devices. In another terminal:
+Signalbox runs with ${DEVICES:-20} simulated devices. Open in a browser:
 
-  Everything, in colour:
+    $url/
+
+Or in another terminal, everything in colour:
       bin/signalbox tail --all --server $url
   Only what went wrong, of one kind:
       bin/signalbox tail --all --server $url --level warn --grep wifi

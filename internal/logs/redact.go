@@ -129,7 +129,7 @@ func (r *redaction) replace(s []byte) []byte {
 
 // add notes the secret s[from:to], unless it is gone already.
 func (r *redaction) add(s []byte, from, to int, rule rule) {
-	if from < to && string(s[from:to]) != redacted {
+	if from < to && (to-from != len(redacted) || string(s[from:to]) != redacted) {
 		r.found = append(r.found, secret{from, to, rule})
 	}
 }

@@ -18,7 +18,7 @@ export default defineConfig({
   server: { proxy: { "/api": { target: server, changeOrigin: true } } },
   test: {
     projects: [
-      { extends: true, test: { name: "unit", include: ["src/**/*.test.{ts,tsx}"] } },
+      { extends: true, test: { name: "unit", include: ["src/**/*.test.{ts,tsx}"], testTimeout: 60_000 } },
       {
         extends: true,
         test: {
