@@ -97,7 +97,7 @@ class Log implements LogModel {
   private older: Edge = "loading";
   private newer: Edge = "end";
   private error: unknown = null;
-  /** The core: from the first place up to behind the second; null is the window's end. `hasCore` false: there is none. */
+  /** The core: from the first place up to the second; null is the window's end. `hasCore` false: there is none. */
   private hasCore = true;
   private coreFrom: At | null = null;
   private coreTo: At | null = null;
@@ -323,11 +323,11 @@ class Log implements LogModel {
   }
 
   /** The cursor of the newest line that is held or came, or up to which none was left out. */
-  private newest(): string | null {
+  private newest(arrivals = true): string | null {
     let at: At | null = this.placeOf(this.reached);
     const last = this.rows.all[this.rows.all.length - 1];
     if (last && (at === null || compare(last.at, at) > 0)) at = last.at;
-    for (const r of this.rowsOf(this.arrivals)) if (at === null || compare(r.at, at) > 0) at = r.at;
+    for (const r of arrivals ? this.rowsOf(this.arrivals) : []) if (at === null || compare(r.at, at) > 0) at = r.at;
     return at && cursorOf(at);
   }
 
@@ -472,7 +472,7 @@ class Log implements LogModel {
         this.older = "more";
       }
       if (this.coreTo !== null) {
-        this.rows.dropTail(this.rows.lowerBound(this.coreTo));
+        this.rows.dropTail(this.rows.lowerBound({ ...this.coreTo, n: this.coreTo.n + 1 }));
         this.detach(cursorOf(this.coreTo));
       }
       this.coreFrom = null;
@@ -606,6 +606,7 @@ class Log implements LogModel {
   /** Begins a request that goes on at the newer end, or loads the window anew; what comes live meanwhile is kept. */
   private begin(): AbortController {
     this.request?.abort();
+    if (this.newer === "loading" && !this.attached) this.newer = "more";
     const request = new AbortController();
     this.request = request;
     this.catching = true;
@@ -653,7 +654,8 @@ class Log implements LogModel {
       if (request.signal.aborted) return;
       this.rows.clear();
       this.resetCore();
-      this.core = filter;
+      // What comes live may be less by now than the page has.
+      this.core = covers(filter, this.condition) ? this.condition : filter;
       this.rows.add(this.pageRows(page, null, null));
       this.olderAt = page.first_cursor;
       this.older = page.has_more && page.first_cursor !== null ? "more" : "end";
@@ -704,7 +706,7 @@ class Log implements LogModel {
         if (request.signal.aborted) return false;
         const rows = this.pageRows(page, this.newerAt, null);
         if (ends) {
-          if (this.hasCore) this.coreTo ??= this.behindLast();
+          if (this.hasCore) this.coreTo ??= this.rows.all[this.rows.all.length - 1]?.at ?? null;
           this.edges = filter;
         }
         this.rows.add(rows);
@@ -746,8 +748,10 @@ class Log implements LogModel {
     if (this.seam === null || !this.attached || this.catching || this.joining()) return;
     this.flush();
     if (this.seam === null) return; // the newer end was let go
+    // What waits while it is paused is thrown away if this fails: then it is asked for again.
+    const [seam, held] = [this.placeOf(this.seam), this.placeOf(this.newest(false))];
+    this.newerAt = this.arrivals.length > 0 && seam && held && compare(held, seam) < 0 ? cursorOf(held) : this.seam;
     this.attached = false;
-    this.newerAt = this.seam;
     this.seam = null;
     this.hole = true;
     if (await this.readNewer(this.condition, mostCaughtUp)) return;
@@ -880,7 +884,7 @@ class Log implements LogModel {
     const inCore =
       this.hasCore &&
       (this.coreFrom === null || compare(row.at, this.coreFrom) >= 0) &&
-      (this.coreTo === null || compare(row.at, this.coreTo) < 0);
+      (this.coreTo === null || compare(row.at, this.coreTo) <= 0);
     const filter = inCore ? this.core : this.filter;
     const to = split(row.gap.to);
     const gap = { ...row.gap };
