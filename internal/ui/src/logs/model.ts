@@ -377,7 +377,8 @@ class Log implements LogModel {
     // Before the window there is more than that: it is part of the history.
     const bound = this.older === "end" ? null : this.placeOf(this.olderAt);
     const start = bound?.n === behind ? { ...bound, n: -1 } : bound; // a whole batch is what the history ends before
-    if (start) rows = rows.filter((r) => compare(r.at, start) >= 0);
+    const until = (r: Held) => (r.kind === "gap" ? (this.placeOf(r.gap.to) ?? r.at) : r.at);
+    if (start) rows = rows.filter((r) => compare(until(r), start) >= 0);
     this.rows.add(rows);
     this.olderAt ??= this.firstCursor();
     this.trim();
@@ -438,6 +439,7 @@ class Log implements LogModel {
     if (this.request !== null) {
       this.request.abort();
       if (this.older === "loading" && this.olderRequest === null) this.older = "more";
+      if (this.stale) this.later("filter", 0, () => this.afterFilter());
     }
     this.request = null;
     this.catching = false;
@@ -451,6 +453,7 @@ class Log implements LogModel {
     this.waiting = 0;
     this.seam = null;
     this.newer = "more";
+    this.changed();
   }
 
   // Filters.
@@ -575,8 +578,8 @@ class Log implements LogModel {
         if (!sameFilter(filter, this.core)) {
           // The core ends here: beyond it are only lines that the filter lets through.
           if (this.hasCore) this.coreFrom ??= this.rows.all[0]?.at ?? this.placeOf(page.complete_to);
-          this.edges = filter;
         }
+        if (!this.hasCore || this.coreFrom !== null) this.edges = filter;
         const shown = this.rows.shown.length;
         this.rows.add(rows);
         before = before === null ? (this.firstCursor() ?? page.first_cursor) : (page.first_cursor ?? before);
@@ -705,18 +708,16 @@ class Log implements LogModel {
         const page = await this.read(query, filter, request.signal);
         if (request.signal.aborted) return false;
         const rows = this.pageRows(page, this.newerAt, null);
-        if (ends) {
-          if (this.hasCore) this.coreTo ??= this.rows.all[this.rows.all.length - 1]?.at ?? null;
-          this.edges = filter;
-        }
+        if (ends && this.hasCore) this.coreTo ??= this.rows.all[this.rows.all.length - 1]?.at ?? null;
+        if (ends || !this.hasCore || this.coreTo !== null) this.edges = filter;
         this.rows.add(rows);
         this.newerAt = page.last_cursor ?? this.newerAt;
         if (!page.has_more || page.last_cursor === null) {
-          if (ends) {
+          this.coreTo = null;
+          if (ends || !this.hasCore) {
             // From here on every line comes: that is the core now, and all before it an end.
             this.hasCore = true;
             this.coreFrom = this.placeOf(page.complete_to) ?? this.behindLast();
-            this.coreTo = null;
           }
           this.attach(page.complete_to);
         } else {
