@@ -24,6 +24,7 @@ import { JumpDialog } from "./JumpDialog";
 import { EdgeRow, GapLine, LogRow } from "./LogRow";
 import { StatusLine, StreamBar, useTick } from "./Status";
 import { Strip } from "./Strip";
+import { Slots } from "./slots";
 import { copied, count, plural } from "./text";
 import { stamp, uptime } from "./times";
 import type { LineFilter, LogModel, Place, Row } from "./types";
@@ -439,6 +440,8 @@ function List(
   const high = selection ? Math.max(selection.from, selection.to) : Number.NaN;
   const several = p.names !== null;
   const nothing = view.log.rows.length === 0;
+  const [slots] = useState(() => new Slots());
+  const slotOf = slots.assign(view.rows.map((row) => row.id));
   return (
     <div
       className={`rows-scroller times-${times}${several ? " several" : ""}`}
@@ -476,11 +479,12 @@ function List(
               const selected = row.id >= low && row.id <= high;
               const device =
                 p.names === null ? null : (p.names.get(row.kind === "gap" ? row.device : row.line.device_id) ?? null);
-              if (row.kind === "gap") return <GapLine key={row.id} row={row} selected={selected} device={device} />;
+              if (row.kind === "gap")
+                return <GapLine key={slotOf.get(row.id)} row={row} selected={selected} device={device} />;
               const fold = viewport.foldOf(row.id);
               return (
                 <LogRow
-                  key={row.id}
+                  key={slotOf.get(row.id)}
                   row={row}
                   selected={selected}
                   meant={row.id === p.meant}
