@@ -34,6 +34,7 @@ export function cursorOf(at: At): string {
 
 /** A cursor such that what comes before it ends with the line before that place. */
 export function endBefore(at: At): string {
+  if (at.n < 0) return `${at.epoch.name}-${at.seq}`; // before its batch
   return at.n === behind ? `${at.epoch.name}-${at.seq + 1}` : cursorOf(at);
 }
 

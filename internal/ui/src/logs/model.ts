@@ -375,13 +375,18 @@ class Log implements LogModel {
     }
     let rows = this.rowsOf(arrivals);
     // Before the window there is more than that: it is part of the history.
-    const bound = this.older === "end" ? null : this.placeOf(this.olderAt);
-    const start = bound?.n === behind ? { ...bound, n: -1 } : bound; // a whole batch is what the history ends before
+    const start = this.older === "end" ? null : this.start();
     const until = (r: Held) => (r.kind === "gap" ? (this.placeOf(r.gap.to) ?? r.at) : r.at);
     if (start) rows = rows.filter((r) => compare(until(r), start) >= 0);
     this.rows.add(rows);
     this.olderAt ??= this.firstCursor();
     this.trim();
+  }
+
+  /** Where the window begins, which a gap may reach across: the history before a whole batch ends before its lines. */
+  private start(): At | null {
+    const at = this.placeOf(this.olderAt);
+    return at?.n === behind ? { ...at, n: -1 } : at;
   }
 
   private firstCursor(): string | null {
@@ -577,7 +582,7 @@ class Log implements LogModel {
         const rows = this.pageRows(page, null, before);
         if (!sameFilter(filter, this.core)) {
           // The core ends here: beyond it are only lines that the filter lets through.
-          if (this.hasCore) this.coreFrom ??= this.rows.all[0]?.at ?? this.placeOf(page.complete_to);
+          if (this.hasCore) this.coreFrom ??= this.start() ?? this.rows.all[0]?.at ?? this.placeOf(page.complete_to);
         }
         if (!this.hasCore || this.coreFrom !== null) this.edges = filter;
         const shown = this.rows.shown.length;
@@ -709,7 +714,8 @@ class Log implements LogModel {
         if (request.signal.aborted) return false;
         const rows = this.pageRows(page, this.newerAt, null);
         if (ends && this.hasCore) this.coreTo ??= this.rows.all[this.rows.all.length - 1]?.at ?? null;
-        if (ends || !this.hasCore || this.coreTo !== null) this.edges = filter;
+        // Ends that have less already have no more for it.
+        if (ends || ((!this.hasCore || this.coreTo !== null) && covers(this.edges, filter))) this.edges = filter;
         this.rows.add(rows);
         this.newerAt = page.last_cursor ?? this.newerAt;
         if (!page.has_more || page.last_cursor === null) {
@@ -882,9 +888,10 @@ class Log implements LogModel {
     if (row?.kind !== "gap" || !row.fetchable || row.fetching) return;
     this.rows.replace(at, { ...row, fetching: true, error: null });
     this.changed();
-    const inCore =
+    const end = this.placeOf(row.gap.to) ?? row.at;
+    const inCore = // with any of its lines
       this.hasCore &&
-      (this.coreFrom === null || compare(row.at, this.coreFrom) >= 0) &&
+      (this.coreFrom === null || compare(end, this.coreFrom) >= 0) &&
       (this.coreTo === null || compare(row.at, this.coreTo) <= 0);
     const filter = inCore ? this.core : this.filter;
     const to = split(row.gap.to);
