@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -100,6 +101,37 @@ func History(t *testing.T, open func(*testing.T) HistoryUnderTest) {
 				}
 			}
 		})
+	})
+	t.Run("many queries at once get what each would alone", func(t *testing.T) {
+		h := open(t)
+		said := map[string]string{}
+		for _, l := range fill(h) {
+			said[l.name()] = l.message
+		}
+		h.Settle()
+		var all sync.WaitGroup
+		for n := range 4 {
+			all.Go(func() {
+				for i := range 50 {
+					q := logs.Query{Limit: 1000, Backward: (n+i)%2 == 0}
+					if n%2 == 0 {
+						q.Devices = []string{device(i % 4)}
+					}
+					r, err := h.Read(t.Context(), q)
+					if err != nil || len(r.Lines) == 0 {
+						t.Errorf("%d lines, %v", len(r.Lines), err)
+						return
+					}
+					for _, l := range r.Lines {
+						if want := said[l.Cursor.String()]; string(l.Message) != want {
+							t.Errorf("%s says %q, want %q", l.Cursor, l.Message, want)
+							return
+						}
+					}
+				}
+			})
+		}
+		all.Wait()
 	})
 	t.Run("pages by cursor neither skip nor repeat", func(t *testing.T) {
 		h := open(t)

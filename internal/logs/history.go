@@ -238,6 +238,7 @@ type search struct {
 	seen     int            // lines that were looked at
 	found    int            // those of them that were selected
 	text     []byte         // memory for the messages of the result
+	spent    *block         // it has the line that next returned last, and no more
 
 	more  bool      // the store may have more chunks
 	page  int       // how many to ask it for next
@@ -349,8 +350,10 @@ func (h *search) cursor(p place) LineCursor {
 	return LineCursor{}
 }
 
-// next returns the next selected line in the order of the search.
+// next returns the next selected line in the order of the search. Its message is
+// good until the next call.
 func (h *search) next(ctx context.Context) (l Line, at place, ok bool, err error) {
+	h.reuse()
 	for {
 		if err := h.fetch(ctx); err != nil {
 			return l, at, false, err
@@ -385,7 +388,7 @@ func (h *search) next(ctx context.Context) (l Line, at place, ok bool, err error
 		if h.seek(it) {
 			heap.Fix(&h.heap, 0)
 		} else {
-			h.drop(it)
+			h.spend(it)
 		}
 		return l, at, true, nil
 	}
@@ -426,6 +429,24 @@ func (h *search) unload(it *item) {
 	it.block = nil
 }
 
+// spend takes the first item, whose last line is being returned, from the heap.
+// That line is in its block, which nobody else may have before it was copied.
+func (h *search) spend(it *item) {
+	if !it.fixed {
+		h.loaded -= it.block.size()
+		h.spent, it.block = it.block, nil
+	}
+	h.drop(it)
+}
+
+// reuse lets go of the block of the line that was returned last.
+func (h *search) reuse() {
+	if h.spent != nil {
+		h.recycle(h.spent)
+		h.spent = nil
+	}
+}
+
 // recycle keeps the memory of a block for another.
 func (h *search) recycle(b *block) {
 	if cap(b.messages) <= keptBlock {
@@ -436,6 +457,7 @@ func (h *search) recycle(b *block) {
 // release waits for what is under way and lets go of everything.
 func (h *search) release() {
 	h.decoding.Wait()
+	h.reuse()
 	for _, it := range h.heap.items {
 		h.unload(it)
 		if it.coming != nil {
