@@ -2,12 +2,9 @@ package elastic_test
 
 import (
 	"bufio"
-	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -27,82 +24,26 @@ const (
 	victoriaMetrics = "v1.136.1-0.20260225205418-cd2026e4308c" // what it replaces its own requirement with
 )
 
-// victoria returns the path of VictoriaLogs. It is built from the module proxy
-// once for a machine, in a module of its own: it replaces a dependency, which
-// "go install" does not allow.
+// victoria returns the path of VictoriaLogs. It replaces a dependency, which "go
+// install" does not allow, so it is built in a module of its own.
 func victoria(t *testing.T) string {
-	t.Helper()
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Skipf("no place for a build: %v", err)
-	}
-	program := filepath.Join(cache, "signalbox-test", "victoria-logs-"+victoriaLogs)
-	if _, err := os.Stat(program); err == nil {
-		return program
-	}
-	if testing.Short() {
-		t.Skip("VictoriaLogs is not built yet, which takes a minute")
-	}
 	const module = "github.com/VictoriaMetrics/"
-	dir := t.TempDir()
-	text := "module build\n\ngo 1.26.0\n\nrequire " + module + "VictoriaLogs " + victoriaLogs + "\n\n" +
-		"replace " + module + "VictoriaMetrics => " + module + "VictoriaMetrics " + victoriaMetrics + "\n"
-	if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll(filepath.Dir(program), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	run := func(limit time.Duration, args ...string) ([]byte, error) {
-		ctx, cancel := context.WithTimeout(t.Context(), limit)
-		defer cancel()
-		cmd := exec.CommandContext(ctx, "go", args...)
-		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=mod", "GOWORK=off")
-		return cmd.CombinedOutput()
-	}
-	if out, err := run(time.Minute, "mod", "download", module+"VictoriaLogs"); err != nil {
-		t.Skipf("VictoriaLogs cannot be had from the module proxy: %v\n%s", err, out)
-	}
-	part := fmt.Sprintf("%s.%d", program, os.Getpid())
-	out, err := run(5*time.Minute, "build", "-o", part, module+"VictoriaLogs/app/victoria-logs")
-	if err == nil {
-		err = os.Rename(part, program)
-	}
-	if err != nil {
-		failure := t.Skipf
-		if os.Getenv("CI") == "true" {
-			failure = t.Fatalf // the proxy is there
+	return built(t, "victoria-logs-"+victoriaLogs, func(dir string, run func(...string) ([]byte, error)) (string, error) {
+		text := "module build\n\ngo 1.26.0\n\nrequire " + module + "VictoriaLogs " + victoriaLogs + "\n\n" +
+			"replace " + module + "VictoriaMetrics => " + module + "VictoriaMetrics " + victoriaMetrics + "\n"
+		if err := os.WriteFile(filepath.Join(dir, "go.mod"), []byte(text), 0o600); err != nil {
+			return "", err
 		}
-		failure("VictoriaLogs cannot be built: %v\n%s", err, out)
-	}
-	return program
+		_, err := run("mod", "download", module+"VictoriaLogs")
+		return module + "VictoriaLogs/app/victoria-logs", err
+	})
 }
 
 // A real server that speaks the bulk protocol below a path of its own.
 func TestVictoriaLogs(t *testing.T) {
 	program := victoria(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	l.Close()
-	dir := t.TempDir()
-	ctx, cancel := context.WithCancel(t.Context())
-	var said bytes.Buffer
-	cmd := exec.CommandContext(ctx, program, "-httpListenAddr="+address, "-storageDataPath="+dir, "-retentionPeriod=100y")
-	cmd.Stdout, cmd.Stderr = &said, &said
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		cancel()
-		_ = cmd.Wait() // it was killed
-		if t.Failed() {
-			t.Log(said.String())
-		}
-	}()
+	address := freeAddress(t)
+	start(t, exec.Command(program, "-httpListenAddr="+address, "-storageDataPath="+t.TempDir(), "-retentionPeriod=100y"))
 
 	client := &http.Client{Timeout: 10 * time.Second}
 	defer client.CloseIdleConnections()
@@ -118,13 +59,7 @@ func TestVictoriaLogs(t *testing.T) {
 		}
 		return string(text), err
 	}
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if _, err := get("/health", nil); err == nil {
-			break
-		} else if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
+	await(t, func() error { _, err := get("/health", nil); return err })
 
 	c, _ := newClient(t, elastic.Options{URL: "http://" + address + "/insert/elasticsearch?_msg_field=message&_time_field=@timestamp&_stream_fields=entity_id"})
 	const n = 2500
