@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -135,6 +136,7 @@ func renameOwn(doc []byte) []byte {
 // does not say of each document what became of it.
 func parseBulk(body []byte, n int) ([]logs.Refusal, error) {
 	var said struct {
+		Error  json.RawMessage // of the request, which some servers give with status 200
 		Errors *bool
 		Items  []map[string]struct {
 			Status int
@@ -143,6 +145,9 @@ func parseBulk(body []byte, n int) ([]logs.Refusal, error) {
 	}
 	if err := json.Unmarshal(body, &said); err != nil {
 		return nil, fleet.E(fleet.External, err, "The answer to a bulk request cannot be read")
+	}
+	if e := string(said.Error); e != "" && e != "null" && e != `""` {
+		return nil, fleet.E(fleet.External, fmt.Errorf("%.200s", e), "A bulk request broke off at the server")
 	}
 	if said.Errors != nil && !*said.Errors && len(said.Items) == 0 {
 		return nil, nil // as some servers say it

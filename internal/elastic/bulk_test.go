@@ -29,6 +29,7 @@ func TestParseBulk(t *testing.T) {
 	f(`{"took":1,"errors":false,"items":[{"index":{"status":201}},{"create":{"status":200}}]}`, 2)
 	f(`{"errors":false,"items":[]}`, 5)
 	f(`{"errors":false}`, 5)
+	f(`{"errors":false,"error":"","items":[{"index":{"status":200}}]}`, 1)
 	f(item("409", `,"error":{"type":"version_conflict_engine_exception"}`), 1)
 	f(item("400", `,"error":{"type":"document_parsing_exception","reason":"no","caused_by":{"reason":"since"}}`), 1,
 		logs.Refusal{Kind: fleet.Invalid, Reason: "HTTP 400: document_parsing_exception: no: since"})
@@ -52,6 +53,8 @@ func TestParseBulk(t *testing.T) {
 			t.Errorf("%q: %v, %v; want an error of kind external", body, got, err)
 		}
 	}
+	bad(`{"errors":false,"error":"bufio.Scanner: token too long","items":[]}`, 5)
+	bad(`{"errors":false,"error":{"reason":"no room"},"items":[{"index":{"status":200}}]}`, 1)
 	bad("", 1)
 	bad("<html>", 1)
 	bad("{}", 1)
