@@ -53,18 +53,7 @@ func (p *Provider) Exchange(ctx context.Context, code string, l Login) (Tokens, 
 	if err != nil {
 		return Tokens{}, refusal(err)
 	}
-	t, err := p.tokens(ctx, answer)
-	if err != nil {
-		return Tokens{}, err
-	}
-	id, err := p.verifyID(ctx, t.ID, l.Nonce)
-	if err != nil {
-		return Tokens{}, err
-	}
-	if id.Subject != t.Claims.Subject {
-		return Tokens{}, access.Deny(access.Mismatch, errors.New("the id token is of another subject"))
-	}
-	return t, nil
+	return p.tokens(ctx, answer, &l)
 }
 
 // Refresh gets new tokens for a refresh token. Many requests may come with the
@@ -85,30 +74,34 @@ func (p *Provider) Refresh(ctx context.Context, refresh string) (Tokens, error) 
 		if err != nil {
 			return Tokens{}, refusal(err)
 		}
-		t, err := p.tokens(ctx, answer)
-		if err != nil {
-			return Tokens{}, err
-		}
-		if t.ID != "" {
-			id, err := p.verifyID(ctx, t.ID, "")
-			if err != nil {
-				return Tokens{}, err
-			}
-			if id.Subject != t.Claims.Subject {
-				return Tokens{}, access.Deny(access.Mismatch, errors.New("the id token is of another subject"))
-			}
-		}
-		return t, nil
+		return p.tokens(ctx, answer, nil)
 	})
 }
 
-func (p *Provider) tokens(ctx context.Context, answer *oauth2.Token) (Tokens, error) {
+// tokens verifies what the provider gave: the access token, the id token, and
+// that both are of one subject. l is nil after a refresh, which may bring no id
+// token and need not repeat the nonce.
+func (p *Provider) tokens(ctx context.Context, answer *oauth2.Token, l *Login) (Tokens, error) {
 	claims, err := p.Verify(ctx, answer.AccessToken)
 	if err != nil {
 		return Tokens{}, err
 	}
-	id, _ := answer.Extra("id_token").(string)
-	return Tokens{Access: answer.AccessToken, Refresh: answer.RefreshToken, ID: id, Claims: claims}, nil
+	t := Tokens{Access: answer.AccessToken, Refresh: answer.RefreshToken, Claims: claims}
+	t.ID, _ = answer.Extra("id_token").(string)
+	nonce := ""
+	if l != nil {
+		nonce = l.Nonce
+	} else if t.ID == "" {
+		return t, nil
+	}
+	id, err := p.verifyID(ctx, t.ID, nonce)
+	if err != nil {
+		return Tokens{}, err
+	}
+	if id.Subject != claims.Subject {
+		return Tokens{}, access.Deny(access.Mismatch, errors.New("the id token is of another subject"))
+	}
+	return t, nil
 }
 
 // refusal says whether the provider refused or could not be asked.

@@ -59,7 +59,7 @@ type payload struct {
 // issuer, audience, times, and that it is no token of another kind. Errors are
 // those of access.Deny.
 func (p *Provider) Verify(ctx context.Context, token string) (Claims, error) {
-	pl, _, err := p.open(ctx, token, p.opts.Audience)
+	pl, err := p.open(ctx, token, p.opts.Audience)
 	if err != nil {
 		return Claims{}, err
 	}
@@ -72,7 +72,7 @@ func (p *Provider) Verify(ctx context.Context, token string) (Claims, error) {
 // verifyID checks an id token as OpenID Connect Core 1.0, section 3.1.3.7, asks.
 // A nonce of "" is that of a refresh, where the token need not have one.
 func (p *Provider) verifyID(ctx context.Context, token, nonce string) (Claims, error) {
-	pl, _, err := p.open(ctx, token, p.opts.ClientID)
+	pl, err := p.open(ctx, token, p.opts.ClientID)
 	if err != nil {
 		return Claims{}, err
 	}
@@ -99,7 +99,7 @@ const logoutEvent = "http://schemas.openid.net/event/backchannel-logout"
 // VerifyLogout checks a logout token as OpenID Connect Back-Channel Logout 1.0,
 // section 2.6, asks; that its ID is used once is the caller's to see to.
 func (p *Provider) VerifyLogout(ctx context.Context, token string) (Logout, error) {
-	pl, _, err := p.open(ctx, token, p.opts.ClientID)
+	pl, err := p.open(ctx, token, p.opts.ClientID)
 	if err != nil {
 		return Logout{}, err
 	}
@@ -113,21 +113,20 @@ func (p *Provider) VerifyLogout(ctx context.Context, token string) (Logout, erro
 }
 
 // open checks what every token must pass and returns what it says.
-func (p *Provider) open(ctx context.Context, token, audience string) (pl payload, kid string, err error) {
+func (p *Provider) open(ctx context.Context, token, audience string) (pl payload, err error) {
 	if token == "" {
-		return pl, "", access.Deny(access.Missing, nil)
+		return pl, access.Deny(access.Missing, nil)
 	}
 	if len(token) > maxToken {
-		return pl, "", access.Deny(access.Malformed, errors.New("too long"))
+		return pl, access.Deny(access.Malformed, errors.New("too long"))
 	}
 	t, err := jwt.ParseSigned(token, algorithms)
 	if err != nil {
-		return pl, "", access.Deny(access.Malformed, err)
+		return pl, access.Deny(access.Malformed, err)
 	}
-	kid = t.Headers[0].KeyID
-	keys, err := p.keys(ctx, kid)
+	keys, err := p.keys(ctx, t.Headers[0].KeyID)
 	if err != nil {
-		return pl, kid, err
+		return pl, err
 	}
 	err = access.Deny(access.Signature, nil)
 	for _, k := range keys {
@@ -143,9 +142,9 @@ func (p *Provider) open(ctx context.Context, token, audience string) (pl payload
 		}
 	}
 	if err != nil {
-		return payload{}, kid, err
+		return payload{}, err
 	}
-	return pl, kid, p.check(pl, audience)
+	return pl, p.check(pl, audience)
 }
 
 func (p *Provider) check(pl payload, audience string) error {
