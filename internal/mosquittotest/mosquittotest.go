@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -46,8 +47,26 @@ type Broker struct {
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
-	out  *bytes.Buffer
+	out  transcript
 	wait chan struct{} // closed when the process has ended
+}
+
+// transcript is what the broker logged so far.
+type transcript struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *transcript) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *transcript) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
 }
 
 // Start runs a broker until the test ends. Without a mosquitto on the machine it
@@ -114,7 +133,7 @@ func Start(t testing.TB, o Options) *Broker {
 	t.Cleanup(func() {
 		b.Stop()
 		if t.Failed() {
-			t.Logf("mosquitto's log:\n%s", b.out)
+			t.Logf("mosquitto's log:\n%s", &b.out)
 		}
 	})
 	return b
@@ -122,6 +141,20 @@ func Start(t testing.TB, o Options) *Broker {
 
 // URL returns the URL of the plain listener.
 func (b *Broker) URL() string { return "mqtt://" + b.Addr }
+
+// AwaitLog waits until the broker has logged text, which is how a test learns
+// that a packet did not only leave but arrived. It fails the test after 10 s.
+func (b *Broker) AwaitLog(text string) {
+	b.t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); <-tick.C {
+		if strings.Contains(b.out.String(), text) {
+			return
+		}
+	}
+	b.t.Fatalf("mosquitto has not logged %q", text)
+}
 
 // Stop ends the broker in order and waits for it. It does nothing if the broker
 // is not running.
@@ -137,11 +170,8 @@ func (b *Broker) Restart() {
 	b.Stop()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.out == nil {
-		b.out = new(bytes.Buffer)
-	}
 	b.cmd = exec.Command(b.binary, "-c", b.config)
-	b.cmd.Stdout, b.cmd.Stderr = b.out, b.out
+	b.cmd.Stdout, b.cmd.Stderr = &b.out, &b.out
 	if err := b.cmd.Start(); err != nil {
 		b.t.Fatalf("mosquitto: %v", err)
 	}
@@ -153,7 +183,7 @@ func (b *Broker) Restart() {
 	for _, addr := range []string{b.Addr, b.TLS, b.WS} {
 		if addr != "" && !b.accepts(addr) {
 			<-b.wait
-			b.t.Fatalf("mosquitto does not accept connections on %s:\n%s", addr, b.out)
+			b.t.Fatalf("mosquitto does not accept connections on %s:\n%s", addr, &b.out)
 		}
 	}
 }
