@@ -162,8 +162,16 @@ func TestImport(t *testing.T) {
 	s.launch()
 	check()
 
-	// Interrupted, it says so, and how to go on.
+	// With other bounds it would have every line again.
 	cmd, _, errs = s.importer(es, "--until", "2100-01-01")
+	_ = cmd.Run() // its code is looked at
+	if code := cmd.ProcessState.ExitCode(); code != 2 || !strings.Contains(errs.String(), "no --since and no --until") {
+		t.Errorf("exit code %d\n%s", code, errs)
+	}
+	check()
+
+	// Interrupted, it says so, and how to go on.
+	cmd, _, errs = s.importer(es, "--index", "logstash-http-20*")
 	before := es.Searches()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -37,7 +37,7 @@ func (importCommand) Help() string {
     signalbox import --elasticsearch https://es.example.org:9200 --data-dir /var/lib/signalbox --dry-run
     signalbox import --elasticsearch https://es.example.org:9200 --data-dir /var/lib/signalbox
 
-It takes the settings of serve, and may run while that does. When it was interrupted, the same command goes on where it was; when it is complete, it goes on with what is new.`
+It takes the settings of serve, and may run while that does. When it was interrupted, the same command goes on where it was; when it is complete, it goes on with what is new. One with other bounds of time that would have the same lines again is refused.`
 }
 
 // Run imports until everything is, or ctx ends.

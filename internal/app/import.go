@@ -58,8 +58,17 @@ const (
 
 // importState is what is kept between processes.
 type importState struct {
+	Origin string       `json:"origin"` // of the export
+	Since  time.Time    `json:"since"`
+	Until  time.Time    `json:"until"`
 	Mark   elastic.Mark `json:"mark"`
 	Report ImportReport `json:"report"`
+}
+
+// overlaps reports whether two imports are of the same lines, in part.
+func (s *importState) overlaps(o *importState) bool {
+	before := func(end, begin time.Time) bool { return !end.IsZero() && !begin.IsZero() && end.Before(begin) }
+	return s.Origin == o.Origin && !before(s.Until, o.Since) && !before(o.Until, s.Since)
 }
 
 // importer is one run of an import.
@@ -130,6 +139,10 @@ func (i *importer) run(ctx context.Context, client *elastic.Client) error {
 		return err
 	}
 	i.stored = sqlstore.Import{Source: "elasticsearch " + export.Name, Epoch: "import" + export.Name}
+	i.state = importState{Origin: export.Origin, Since: i.Since, Until: i.Until}
+	if err := i.refuseAgain(ctx); err != nil {
+		return err
+	}
 	if !i.DryRun {
 		if i.stored, err = i.history.OpenImport(ctx, i.stored.Source, i.stored.Epoch); err != nil {
 			return err
@@ -159,6 +172,37 @@ func (i *importer) run(ctx context.Context, client *elastic.Client) error {
 	})
 	// What was read is worth to be kept, also when it is interrupted.
 	return errors.Join(err, i.store(context.WithoutCancel(ctx)))
+}
+
+// refuseAgain keeps lines from being imported twice, by an import with other
+// bounds: what each had is known by its own place only. Its error is
+// fleet.Invalid.
+func (i *importer) refuseAgain(ctx context.Context) error {
+	all, err := i.history.Imports(ctx)
+	if err != nil {
+		return err
+	}
+	for _, other := range all {
+		var had importState
+		if other.Source == i.stored.Source || other.Mark == "" { // this very one, or nothing yet
+			continue
+		}
+		if err := json.Unmarshal([]byte(other.Mark), &had); err != nil {
+			return fmt.Errorf("what an import had: %w", err)
+		}
+		if !i.state.overlaps(&had) {
+			continue
+		}
+		bound := func(flag string, t time.Time) string {
+			if t.IsZero() {
+				return "no --" + flag
+			}
+			return "--" + flag + " " + t.UTC().Format(time.RFC3339Nano)
+		}
+		return fleet.E(fleet.Invalid, nil, "Lines of these indices were imported with %s and %s already, and would be doubled: give the same bounds again to go on with that, or bounds outside of them",
+			bound("since", had.Since), bound("until", had.Until))
+	}
+	return nil
 }
 
 // take adds the lines of a document to those that are to be stored.

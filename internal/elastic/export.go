@@ -26,17 +26,27 @@ func (c *Client) Export(q SearchQuery) (*Export, error) {
 	}
 	named := q
 	named.Size = 0 // may change
-	text, err := json.Marshal([]any{c.base.Host, c.base.Path, c.indexPattern, c.entityField, named})
-	if err != nil {
+	origin := []any{c.base.Host, c.base.Path, c.indexPattern, c.entityField}
+	x := &Export{client: c, query: q}
+	var err error
+	if x.Origin, err = digest(origin); err != nil {
 		return nil, err
 	}
-	digest := sha256.Sum256(text)
-	return &Export{Name: hex.EncodeToString(digest[:8]), client: c, query: q}, nil
+	x.Name, err = digest(append(origin, named))
+	return x, err
+}
+
+// digest names what parts say.
+func digest(parts []any) (string, error) {
+	text, err := json.Marshal(parts)
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:8]), err
 }
 
 // Export is the reading of every document of a query, oldest first.
 type Export struct {
 	Name   string // equal for equal queries to one server
+	Origin string // equal for all queries to the same indices of one server
 	client *Client
 	query  SearchQuery
 }

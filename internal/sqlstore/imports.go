@@ -47,6 +47,23 @@ func (h *History) FindImport(ctx context.Context, source string) (i Import, ok b
 	return i, err == nil, classify(err)
 }
 
+// Imports returns all that were ever begun.
+func (h *History) Imports(ctx context.Context) (all []Import, err error) {
+	rows, err := h.read.QueryContext(ctx, "SELECT i.source, e.epoch, i.mark, i.last_seq FROM log_imports i JOIN log_epochs e ON e.number = i.epoch")
+	if err != nil {
+		return nil, classify(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var i Import
+		if err := rows.Scan(&i.Source, &i.Epoch, &i.Mark, &i.Seq); err != nil {
+			return nil, classify(err)
+		}
+		all = append(all, i)
+	}
+	return all, classify(rows.Err())
+}
+
 func findImport(ctx context.Context, in interface {
 	QueryRowContext(context.Context, string, ...any) *sql.Row
 }, source string) (Import, error) {
