@@ -30,7 +30,7 @@ func ParseSchedule(text string, zone *time.Location) (Schedule, error) {
 	}
 	s := Schedule{strings.Join(strings.Fields(text), " "), zone}
 	fields := strings.Fields(text)
-	if len(fields) != 5 && !(len(fields) == 1 && strings.HasPrefix(fields[0], "@")) {
+	if len(text) > 200 || len(fields) != 5 && !(len(fields) == 1 && strings.HasPrefix(fields[0], "@")) {
 		return Schedule{}, fleet.E(fleet.Invalid, nil, "a cron expression has five fields: minute, hour, day of the month, month, day of the week")
 	}
 	// Asking for a date finds what gronx's own check lets pass.
