@@ -74,6 +74,12 @@ func (a *app) onClose(f func() error) { a.closers = append(a.closers, f) }
 // order of starting.
 func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	cfg, log := a.cfg, a.log
+	if cfg.OIDCEnabled {
+		return nil, fleet.E(fleet.Invalid, nil, "OIDC_ENABLED: nothing asks the provider yet")
+	}
+	if err := checkExposure(&cfg, false); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("DATA_DIR: %w", err)
 	}
