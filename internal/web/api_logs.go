@@ -1,11 +1,13 @@
 package web
 
 import (
+	"cmp"
 	"net/http"
 	"strconv"
 
 	"signalbox/internal/access"
 	"signalbox/internal/fleet"
+	"signalbox/internal/registry"
 	"signalbox/internal/stream"
 )
 
@@ -22,6 +24,18 @@ func (s *Server) openStream(w http.ResponseWriter, r *http.Request) error {
 	return s.streams.serve(w, r, who)
 }
 
+// refuseStream answers a stream that nobody may have, or not the caller.
+func (s *Server) refuseStream(w *tracker, r *http.Request, err error) {
+	if kind := fleet.KindOf(err); s.connections != nil && (kind == fleet.Unauthenticated || kind == fleet.Forbidden) {
+		s.connections.BindingFailed()
+	}
+	if s.streams == nil || r.Method == http.MethodHead {
+		s.fail(w, r, err)
+	} else if err := s.streams.refuse(w, err); err != nil {
+		s.fail(w, r, err)
+	}
+}
+
 // subscribe makes the caller's stream follow a device, or a set of them.
 func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) error {
 	q, err := s.subscription(w, r, true)
@@ -29,6 +43,7 @@ func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	who, _ := access.FromContext(r.Context())
+	q.tell(audited(r.Context()), s.registry.Directory())
 	if q.set == nil {
 		entityID, err := s.connections.Subscribe(r.Context(), who.Subject, q.requestID, q.device, q.want)
 		if err != nil {
@@ -87,6 +102,25 @@ type subscriptionRequest struct {
 	set       *stream.Set
 	want      stream.Want
 }
+
+// tell says in the audit what is watched.
+func (q *subscriptionRequest) tell(e *event, devices *registry.Directory) {
+	switch {
+	case q.set == nil:
+		d, _ := devices.ByID(q.device)
+		e.about("device", q.device, cmp.Or(d.Name, d.EntityID, d.Key))
+	case q.set.All:
+		e.detail("all", true)
+	case q.set.ModelID != 0:
+		e.about("model", q.set.ModelID, "")
+	default:
+		e.detail("devices", q.set.Devices[:min(len(q.set.Devices), toldDevices)])
+		e.detail("count", len(q.set.Devices))
+	}
+}
+
+// toldDevices is how many devices of a set the audit names.
+const toldDevices = 100
 
 // subscription reads it; what is wanted of the lines can only be said when a
 // subscription begins.

@@ -3,10 +3,13 @@ package web
 import (
 	"context"
 	"errors"
+	"math"
 	"net/http"
+	"strconv"
 
 	"github.com/google/uuid"
 
+	"signalbox/internal/access"
 	"signalbox/internal/fleet"
 )
 
@@ -99,6 +102,9 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	if kind == fleet.Unavailable {
 		w.Header().Set("Retry-After", retryAfter)
+	}
+	if limited, ok := errors.AsType[*access.TooManyAttempts](err); ok {
+		w.Header().Set("Retry-After", strconv.FormatInt(int64(math.Ceil(limited.RetryAfter.Seconds())), 10))
 	}
 	s.write(w, r, a.status, body)
 }
