@@ -74,15 +74,21 @@ func (p Principal) May(d fleet.DeviceRef) bool { return p.Limit.Allows(d.ModelCo
 type Limit struct {
 	Models []string // codes of device models, sorted
 	Tags   []string // tags of devices, sorted
+	Also   *Limit   // a second limit that has to allow it, too: the one of an API token's owner. nil: none
 }
 
 // None reports whether there is no limit.
-func (l Limit) None() bool { return len(l.Models) == 0 && len(l.Tags) == 0 }
+func (l Limit) None() bool {
+	return len(l.Models) == 0 && len(l.Tags) == 0 && (l.Also == nil || l.Also.None())
+}
 
 // Allows reports whether a device of the model with these tags is within the
 // limit: by its model or by one of its tags.
 func (l Limit) Allows(model string, tags fleet.Tags) bool {
-	if l.None() || slices.Contains(l.Models, model) {
+	if l.Also != nil && !l.Also.Allows(model, tags) {
+		return false
+	}
+	if len(l.Models) == 0 && len(l.Tags) == 0 || slices.Contains(l.Models, model) {
 		return true
 	}
 	for tag := range tags.All() {
@@ -94,7 +100,9 @@ func (l Limit) Allows(model string, tags fleet.Tags) bool {
 }
 
 // AllowsModel reports whether everything of the model is within the limit.
-func (l Limit) AllowsModel(code string) bool { return l.None() || slices.Contains(l.Models, code) }
+func (l Limit) AllowsModel(code string) bool {
+	return (l.Also == nil || l.Also.AllowsModel(code)) && (len(l.Models) == 0 && len(l.Tags) == 0 || slices.Contains(l.Models, code))
+}
 
 // FromRoles sorts out the roles that an identity provider knows of somebody:
 // those of Signalbox, and "model:<code>" and "tag:<tag>", which are limits.

@@ -2,276 +2,339 @@ package access
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
 	"errors"
-	"iter"
 	"log/slog"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"signalbox/internal/fleet"
 )
 
 // Options is what a Service is made of.
 type Options struct {
 	Store      Store
-	Log        *slog.Logger
-	Registerer prometheus.Registerer
-	Now        func() time.Time // nil: time.Now
+	Log        *slog.Logger          // nil: slog.Default
+	Registerer prometheus.Registerer // nil: the metrics are nowhere to be seen
+	Now        func() time.Time      // nil: time.Now
 
-	SessionIdle  time.Duration // a session that is not used for so long ends
-	SessionMax   time.Duration // a session ends after so long in any case
+	SessionIdle  time.Duration // a session that is not used for so long ends; 0: 12 hours
+	SessionMax   time.Duration // a session ends after so long in any case; 0: 30 days
 	AuditMaxAge  time.Duration // events that are older are deleted; 0: none are
 	PollInterval time.Duration // how often changes by other processes are looked for; 0: 250 ms
 }
 
+const (
+	usualIdle  = 12 * time.Hour
+	usualMax   = 30 * 24 * time.Hour
+	usualPoll  = 250 * time.Millisecond
+	housework  = time.Minute     // how often uses are stored and what is over is deleted
+	lastWrites = 5 * time.Second // how long Run takes at most to store the last uses
+)
+
 // Service keeps people, sessions, API tokens, revocations and the audit. It
 // holds all but the audit in memory as well, so that telling who somebody is
 // asks no database; what another process changes it sees within PollInterval.
-type Service struct{ opts Options }
+//
+// Of the secrets of sessions and tokens only the SHA-256 is kept, and it is what
+// they are looked up by. How long that takes says nothing about a secret: who
+// guesses cannot choose how much of a hash is right.
+type Service struct {
+	opts    Options
+	log     *slog.Logger
+	now     func() time.Time
+	cost    cost // of new passwords
+	hashers hashers
+	guesses guesses
+	metrics metrics
+	setup   string // secret of the set-up link
 
-// Store keeps what the service has.
-type Store interface{}
+	// turn is held by who changes something, in the store and in memory, and mu
+	// while it is changed in memory: see state.
+	turn chan struct{}
+	mu   sync.RWMutex
+	st   *state
+
+	observers struct {
+		sync.Mutex
+		list []func()
+	}
+}
 
 // New returns a service and loads it.
-func New(ctx context.Context, o Options) (*Service, error) { return nil, errors.ErrUnsupported }
+func New(ctx context.Context, o Options) (*Service, error) {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.SessionIdle <= 0 {
+		o.SessionIdle = usualIdle
+	}
+	if o.SessionMax <= 0 {
+		o.SessionMax = usualMax
+	}
+	if o.PollInterval <= 0 {
+		o.PollInterval = usualPoll
+	}
+	l, err := o.Store.LoadAccess(ctx)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	s := &Service{opts: o, log: o.Log, cost: usualCost, hashers: newHashers(), setup: randomText(), turn: make(chan struct{}, 1), st: newState(l)}
+	// Times go through the store, which knows microseconds.
+	s.now = func() time.Time { return o.Now().UTC().Truncate(time.Microsecond) }
+	s.metrics = newMetrics(o.Registerer, s)
+	return s, nil
+}
 
 // Run looks for changes of others, notes when sessions and tokens were used,
-// and deletes what is over, until ctx ends.
-func (s *Service) Run(ctx context.Context) error { return errors.ErrUnsupported }
-
-// OnChange has f called after each change of what somebody may, wherever it was
-// made: who holds something open for a principal asks Check again. f must be quick.
-func (s *Service) OnChange(f func()) {}
-
-// HasPeople reports whether there is anybody who could log in with a password.
-func (s *Service) HasPeople() bool { return false }
-
-// Client is where a request comes from, as far as it can be told.
-type Client struct {
-	Address string // IP address
-	Agent   string // User-Agent, cut to 200 bytes
+// and deletes what is over, until ctx ends. It returns nil then.
+func (s *Service) Run(ctx context.Context) error {
+	poll := time.NewTicker(s.opts.PollInterval)
+	defer poll.Stop()
+	house := time.NewTicker(housework)
+	defer house.Stop()
+	silent := false // the store does not answer, which was logged
+	for {
+		select {
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWrites)
+			defer cancel()
+			if err := s.noteUses(last); err != nil {
+				s.log.Warn("when sessions and tokens were used last could not be stored", "err", err)
+			}
+			return nil
+		case <-poll.C:
+			err := s.reload(ctx)
+			if err != nil && ctx.Err() == nil && !silent {
+				s.log.Warn("changes of people and tokens by other processes cannot be seen", "err", err)
+			} else if err == nil && silent {
+				s.log.Info("changes of people and tokens by other processes are seen again")
+			}
+			silent = err != nil
+		case <-house.C:
+			if err := errors.Join(s.noteUses(ctx), s.sweep(ctx), s.forgetEvents(ctx)); err != nil && ctx.Err() == nil {
+				s.log.Warn("sessions and audit could not be tidied up; the next try is in a minute", "err", err)
+			}
+		}
+	}
 }
 
-// SignIn checks a password and opens a session. The secret is what the browser
-// keeps. Errors: Deny(Refused) for a wrong name or password or a disabled person, all
-// alike and taking the same time; a *TooManyAttempts in fleet.TooMany.
-func (s *Service) SignIn(ctx context.Context, username, password string, c Client) (secret string, p Principal, err error) {
-	return "", Principal{}, errors.ErrUnsupported
+// usesAtOnce is how many uses are stored in one transaction, which others wait for.
+const usesAtOnce = 500
+
+// noteUses stores when people, sessions and tokens were used.
+func (s *Service) noteUses(ctx context.Context) error {
+	type noted struct {
+		Use
+		done func()
+	}
+	var all []noted
+	extended := false // some session of Signalbox's own has an end that is not stored
+	s.mu.RLock()
+	for _, p := range s.st.people {
+		if at := p.seen.Load(); at > p.noted.Load() {
+			all = append(all, noted{Use{Person: p.ID, At: time.UnixMicro(at)}, func() { later(&p.noted, at) }})
+		}
+	}
+	for _, x := range s.st.sessions {
+		at := x.seen.Load()
+		own := x.Hash != ""
+		extended = extended || own && x.extended.Load() != 0
+		if at <= x.noted.Load() {
+			continue
+		}
+		u := Use{Session: x.ID, At: time.UnixMicro(at)}
+		if !own { // it is thought to go on while it is used
+			u.Expires = u.At.Add(s.opts.SessionMax)
+		}
+		all = append(all, noted{u, func() {
+			later(&x.noted, at)
+			if !own {
+				later(&x.extended, u.Expires.UnixMicro())
+			}
+		}})
+	}
+	for _, t := range s.st.tokens {
+		if at := t.seen.Load(); at > t.noted.Load() {
+			all = append(all, noted{Use{Token: t.ID, At: time.UnixMicro(at)}, func() { later(&t.noted, at) }})
+		}
+	}
+	s.mu.RUnlock()
+	for len(all) > 0 {
+		part := all[:min(len(all), usesAtOnce)]
+		all = all[len(part):]
+		uses := make([]Use, len(part))
+		for i, n := range part {
+			uses[i] = n.Use
+		}
+		if err := s.opts.Store.NoteUses(ctx, uses); err != nil {
+			return unavailable(err)
+		}
+		for _, n := range part {
+			n.done()
+		}
+	}
+	if !extended {
+		return nil
+	}
+	// Ends that were moved ahead while the store was away. Other processes have to
+	// see them, so it is a change.
+	return s.change(ctx, func(c *change) error {
+		c.quiet = true
+		for _, x := range c.st.sessions {
+			if end := x.extended.Load(); end != 0 && x.Hash != "" {
+				r := x.StoredSession
+				r.SeenAt, r.ExpiresAt = time.UnixMicro(x.seen.Load()).UTC(), time.UnixMicro(end).UTC()
+				if err := c.extendSession(r); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
 }
 
-// TooManyAttempts is the cause of the error for who guesses too fast.
-type TooManyAttempts struct{ RetryAfter time.Duration }
-
-func (t *TooManyAttempts) Error() string { return "too many attempts" }
-
-// SessionPrefix and TokenPrefix begin the secrets of sessions and API tokens,
-// by which they are told from the tokens of a provider.
+// keepOver is how long what is over is kept, so that who comes with it is told
+// that it is over rather than that it never was; sweepAtOnce bounds a transaction.
 const (
-	SessionPrefix = "sbs_"
-	TokenPrefix   = "sbt_"
+	keepOver    = 24 * time.Hour
+	sweepAtOnce = 500
 )
 
-// Session returns whose session a secret opens. It asks no database. Errors: Deny(Expired), Deny(Revoked).
-func (s *Service) Session(secret string) (Principal, error) {
-	return Principal{}, errors.ErrUnsupported
+// sweep deletes sessions, tokens and revocations that are over.
+func (s *Service) sweep(ctx context.Context) error {
+	for more := s.anyOver(); more; {
+		err := s.change(ctx, func(c *change) error {
+			c.quiet = true
+			n := 0
+			left := func() bool { n++; return n <= sweepAtOnce }
+			over := c.now.Add(-keepOver)
+			for id, x := range c.st.sessions {
+				if !x.end().After(over) && left() {
+					if err := c.deleteSession(id); err != nil {
+						return err
+					}
+				}
+			}
+			for id, t := range c.st.tokens {
+				if !t.ExpiresAt.After(over) && left() {
+					if err := c.deleteToken(id); err != nil {
+						return err
+					}
+				}
+			}
+			for key, r := range c.st.revoked {
+				if !r.Until.After(over) && left() {
+					if err := c.deleteRevocation(key); err != nil {
+						return err
+					}
+				}
+			}
+			more = n > sweepAtOnce
+			if n == 0 {
+				return errNothing
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// Renew moves the end of a session ahead when a good part of its idle time is
-// over. renewed: the cookie should be set anew, with p.Expires.
-func (s *Service) Renew(ctx context.Context, secret string) (p Principal, renewed bool, err error) {
-	return Principal{}, false, errors.ErrUnsupported
+func (s *Service) anyOver() bool {
+	over := s.now().Add(-keepOver)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, x := range s.st.sessions {
+		if !x.end().After(over) {
+			return true
+		}
+	}
+	for _, t := range s.st.tokens {
+		if !t.ExpiresAt.After(over) {
+			return true
+		}
+	}
+	for _, r := range s.st.revoked {
+		if !r.Until.After(over) {
+			return true
+		}
+	}
+	return false
 }
 
-// APIToken returns the principal of an API token. It asks no database. Errors: Deny(Expired), Deny(Revoked).
-func (s *Service) APIToken(secret string) (Principal, error) {
-	return Principal{}, errors.ErrUnsupported
+// OnChange has f called after each change of what somebody may, wherever it was
+// made: who holds something open for a principal asks Check again. f must be
+// quick. It is called by who made the change, or by Run.
+func (s *Service) OnChange(f func()) {
+	s.observers.Lock()
+	defer s.observers.Unlock()
+	s.observers.list = append(s.observers.list, f)
 }
 
-// Check returns the principal as it is now: with the roles and limit that its
-// person has by now, where Signalbox keeps them. Errors: Deny(Expired) and
-// Deny(Revoked), when it is over. It asks no database.
-func (s *Service) Check(p Principal) (Principal, error) { return Principal{}, errors.ErrUnsupported }
-
-// Entered notes that somebody logged in at the external provider, so that they
-// are among the people, and may be disabled there.
-func (s *Service) Entered(ctx context.Context, p Principal, c Client) error {
-	return errors.ErrUnsupported
+// HasPeople reports whether there is anybody who could log in with a password.
+func (s *Service) HasPeople() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.st.local > 0
 }
 
-// Revocation withdraws what an external provider gave out before now.
-type Revocation struct {
-	Subject string    // whose; "" if only Session says it
-	Session string    // the provider's sid; "" is every session of the subject
-	Until   time.Time // when nothing of it can be valid any more
+// randomText returns 256 random bits as text.
+func randomText() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-// Revoke withdraws it, here and in every other process.
-func (s *Service) Revoke(ctx context.Context, r Revocation) error { return errors.ErrUnsupported }
-
-// SignOut ends the principal's session: one of Signalbox's own is deleted, one
-// of the provider's is revoked.
-func (s *Service) SignOut(ctx context.Context, p Principal) error { return errors.ErrUnsupported }
-
-// Account is somebody whom Signalbox knows.
-type Account struct {
-	ID        int64
-	Subject   string // of the principal
-	External  bool   // knows their password: the provider, not Signalbox
-	Username  string // lower case; "" for an external account
-	Name      string
-	Email     string
-	Roles     []string // of an external account: those of the last login
-	Limit     Limit
-	Disabled  bool
-	CreatedAt time.Time
-	SeenAt    *time.Time
-	Sessions  int // open now
-	Tokens    int // good now
+// hashOf returns what is kept of a secret, for the store.
+func hashOf(secret string) string {
+	sum := sha256.Sum256([]byte(secret))
+	return hex.EncodeToString(sum[:])
 }
 
-// NewAccount is what a person is made of.
-type NewAccount struct {
-	Username string // 1..64 of [a-z0-9._@-], unique
-	Name     string // up to 255 characters
-	Email    string // up to 255 characters
-	Password string // 10..1024 bytes, and not among the best known
-	Roles    []string
-	Limit    Limit
+func unhex(s string) (sum [32]byte, ok bool) {
+	if len(s) != hex.EncodedLen(len(sum)) {
+		return sum, false
+	}
+	_, err := hex.Decode(sum[:], []byte(s))
+	return sum, err == nil
 }
 
-// AccountChange is what can change of an account; nil leaves it as it is. Of an
-// external one only Disabled can.
-type AccountChange struct {
-	Name, Email *string
-	Roles       *[]string
-	Limit       *Limit
-	Disabled    *bool
+// clean makes a text of somebody's fit for any store, and not longer than most
+// bytes.
+func clean(s string, most int) string {
+	s = strings.ReplaceAll(strings.ToValidUTF8(s, "�"), "\x00", "�")
+	for len(s) > most {
+		cut := most
+		for cut > 0 && s[cut]&0xc0 == 0x80 { // within a character
+			cut--
+		}
+		s = s[:cut]
+	}
+	return s
 }
 
-// Accounts returns all accounts, by name.
-func (s *Service) Accounts(ctx context.Context) ([]Account, error) { return nil, errors.ErrUnsupported }
+func (c Client) clean() Client { return Client{clean(c.Address, 64), clean(c.Agent, 200)} }
 
-// Account returns one; fleet.NotFound.
-func (s *Service) Account(ctx context.Context, id int64) (Account, error) {
-	return Account{}, errors.ErrUnsupported
+// pointer returns the time of an atomic, nil for 0.
+func pointer(micros int64) *time.Time {
+	if micros == 0 {
+		return nil
+	}
+	t := time.UnixMicro(micros).UTC()
+	return &t
 }
 
-// CreateAccount adds a person. Errors: fleet.Invalid, fleet.Exists.
-func (s *Service) CreateAccount(ctx context.Context, n NewAccount) (Account, error) {
-	return Account{}, errors.ErrUnsupported
-}
-
-// ChangeAccount changes one. The last admin who is not disabled stays one:
-// fleet.InvalidOperation. Other errors: fleet.Invalid, fleet.NotFound.
-func (s *Service) ChangeAccount(ctx context.Context, id int64, c AccountChange) (Account, error) {
-	return Account{}, errors.ErrUnsupported
-}
-
-// DeleteAccount removes one with its sessions and tokens; as ChangeAccount.
-func (s *Service) DeleteAccount(ctx context.Context, id int64) error { return errors.ErrUnsupported }
-
-// SetPassword replaces a person's password and ends their sessions, but for keep.
-func (s *Service) SetPassword(ctx context.Context, id int64, password, keep string) error {
-	return errors.ErrUnsupported
-}
-
-// ChangePassword is SetPassword by the person, who must know the old one; guesses are limited as at SignIn.
-func (s *Service) ChangePassword(ctx context.Context, p Principal, old, password string, c Client) error {
-	return errors.ErrUnsupported
-}
-
-// SetupSecret returns the secret of the one-time set-up link, "" when there are
-// people already. It is good for as long as the process runs, and once.
-func (s *Service) SetupSecret() string { return "" }
-
-// Setup makes the first admin and opens a session, as SignIn does.
-func (s *Service) Setup(ctx context.Context, setup string, n NewAccount, c Client) (secret string, p Principal, err error) {
-	return "", Principal{}, errors.ErrUnsupported
-}
-
-// SessionInfo is an open session.
-type SessionInfo struct {
-	ID        string // names it; does not open it
-	Subject   string
-	Client    Client
-	CreatedAt time.Time
-	SeenAt    time.Time
-	ExpiresAt time.Time
-}
-
-// Sessions returns the open sessions of a subject, the newest first.
-func (s *Service) Sessions(subject string) []SessionInfo { return nil }
-
-// EndSession ends one; fleet.NotFound if the subject has no such session.
-func (s *Service) EndSession(ctx context.Context, subject, id string) error {
-	return errors.ErrUnsupported
-}
-
-// EndSessions ends all sessions of a subject but keep, and withdraws what an
-// external provider gave out to it before now.
-func (s *Service) EndSessions(ctx context.Context, subject, keep string) error {
-	return errors.ErrUnsupported
-}
-
-// TokenInfo is an API token without its secret.
-type TokenInfo struct {
-	ID        int64
-	Subject   string // whose it is
-	Name      string
-	Hint      string // the first characters of the secret
-	Roles     []string
-	Limit     Limit
-	CreatedAt time.Time
-	ExpiresAt time.Time
-	UsedAt    *time.Time
-}
-
-// NewToken is what an API token is made of.
-type NewToken struct {
-	Name     string // 1..100 characters, unique among the good ones of the owner
-	Roles    []string
-	Limit    Limit
-	Lifetime time.Duration // up to 366 days
-}
-
-// CreateToken makes a token that may at most what its owner may, now and later.
-// The secret is shown once. Errors: fleet.Invalid, fleet.Exists, fleet.Forbidden.
-func (s *Service) CreateToken(ctx context.Context, owner Principal, n NewToken) (secret string, t TokenInfo, err error) {
-	return "", TokenInfo{}, errors.ErrUnsupported
-}
-
-// Tokens returns the good tokens of a subject, or of all for "", the newest first.
-func (s *Service) Tokens(subject string) []TokenInfo { return nil }
-
-// RevokeToken ends one; fleet.NotFound if the subject ("": anybody) has no such token.
-func (s *Service) RevokeToken(ctx context.Context, subject string, id int64) error {
-	return errors.ErrUnsupported
-}
-
-// Event is one row of the audit.
-type Event struct {
-	ID      int64
-	At      time.Time
-	Actor   string // subject of the principal; "" for the program itself
-	Name    string // of the actor, as it was known then
-	Kind    Kind   // of the actor
-	Action  string // such as device.update, login, logs.watch, secret.read
-	Target  string // such as device/12; "" if it is about nothing in particular
-	Label   string // what the target was called then
-	Outcome string // "ok", or the kind or reason of the error
-	Address string // of the client
-	Detail  string // JSON object, at most 4 KiB, without secrets; "" for none
-}
-
-// EventFilter selects events; zero fields select all.
-type EventFilter struct {
-	Actor, Action, Target string // exact; an Action or Target that ends with * is a prefix
-	Since, Until          time.Time
-	Before                int64 // only events with a smaller id
-}
-
-// Record adds an event; ID and a zero At are filled in. When it cannot, it logs
-// and counts that.
-func (s *Service) Record(ctx context.Context, e Event) {}
-
-// Events returns the events that pass, the newest first, as they are read from the store.
-func (s *Service) Events(ctx context.Context, f EventFilter) iter.Seq2[Event, error] { return nil }
+// notFound is the error for an account, session or token that is not there.
+func notFound(thing string, id any) error { return fleet.ErrNotFound(thing, id) }
