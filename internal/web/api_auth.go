@@ -232,9 +232,6 @@ func (s *Server) setup(w http.ResponseWriter, r *http.Request) error {
 	}
 	key, p, err := i.Accounts.Setup(r.Context(), proof, n, i.client(r))
 	if err != nil {
-		if reason, _ := access.ReasonOf(err); reason == access.Refused {
-			return fleet.E(fleet.Unauthenticated, err, "This set-up link is not good any more")
-		}
 		return err
 	}
 	e := audited(r.Context())

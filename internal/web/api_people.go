@@ -15,9 +15,14 @@ type limitBody struct {
 	Tags   []string `json:"tags"`
 }
 
+// limitOf returns a limit as it is shown. That of an API token is within its
+// owner's, which is not shown beside it.
 func limitOf(l access.Limit) *limitBody {
-	if l.None() {
+	switch {
+	case l.None():
 		return nil
+	case len(l.Models) == 0 && len(l.Tags) == 0: // the owner's alone
+		return limitOf(*l.Also)
 	}
 	return &limitBody{append([]string{}, l.Models...), append([]string{}, l.Tags...)}
 }
@@ -87,7 +92,6 @@ func (f *form) limit() (l access.Limit) {
 	return l
 }
 
-// moment returns a time with the zone Z, in whole microseconds.
 func momentOrNull(t time.Time) *string {
 	if t.IsZero() {
 		return nil
@@ -190,10 +194,6 @@ func (s *Server) changePassword(w http.ResponseWriter, r *http.Request) error {
 		return fleet.E(fleet.InvalidOperation, nil, "The password is the identity provider's to change")
 	}
 	if err := s.identity.Accounts.ChangePassword(r.Context(), p, old, password, s.identity.client(r)); err != nil {
-		if reason, _ := access.ReasonOf(err); reason == access.Refused {
-			// Not 401: that would send them to log in again.
-			return fleet.E(fleet.Invalid, err, "The old password is wrong")
-		}
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
