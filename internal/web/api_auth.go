@@ -131,7 +131,14 @@ func (i *identity) logins(r *http.Request) (open []loginState) {
 
 // keepLogins has the browser keep them, the oldest not if that is too much.
 func (i *identity) keepLogins(w http.ResponseWriter, open []loginState) {
-	c := &http.Cookie{Name: stateCookie, Path: "/api/auth", HttpOnly: true, Secure: i.Cookies.Secure, SameSite: http.SameSiteLaxMode, MaxAge: -1}
+	// Lax, as it has to come back with the provider's redirect; in a frame of
+	// another site not even that does.
+	c := &http.Cookie{
+		Name: stateCookie, Path: "/api/auth", HttpOnly: true, Secure: i.Cookies.Secure, SameSite: http.SameSiteLaxMode, Partitioned: i.Cookies.Partitioned, MaxAge: -1,
+	}
+	if i.Cookies.SameSite == http.SameSiteNoneMode {
+		c.SameSite = http.SameSiteNoneMode
+	}
 	for ; len(open) > 0; open = open[1:] {
 		text, err := json.Marshal(open)
 		if err != nil {

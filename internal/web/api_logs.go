@@ -11,6 +11,24 @@ import (
 	"signalbox/internal/stream"
 )
 
+// streamRoute is the pattern of the route that openStream handles.
+const streamRoute = "GET /api/sse/stream"
+
+// refuseStream answers who may not open a stream because nobody is known behind
+// the request, or nobody who may: in the stream, as Streams.refuse does. It
+// reports false, and does nothing, for any other error.
+func (s *Server) refuseStream(w http.ResponseWriter, err error) bool {
+	if s.streams == nil {
+		return false
+	}
+	switch fleet.KindOf(err) {
+	case fleet.Unauthenticated, fleet.Forbidden:
+		s.connections.BindingFailed()
+		return s.streams.refuse(w, err) == nil
+	}
+	return false
+}
+
 // openStream opens an event stream for the caller.
 func (s *Server) openStream(w http.ResponseWriter, r *http.Request) error {
 	if r.Method == http.MethodHead {
@@ -22,18 +40,6 @@ func (s *Server) openStream(w http.ResponseWriter, r *http.Request) error {
 	}
 	who, _ := access.FromContext(r.Context())
 	return s.streams.serve(w, r, who)
-}
-
-// refuseStream answers a stream that nobody may have, or not the caller.
-func (s *Server) refuseStream(w *tracker, r *http.Request, err error) {
-	if kind := fleet.KindOf(err); s.connections != nil && (kind == fleet.Unauthenticated || kind == fleet.Forbidden) {
-		s.connections.BindingFailed()
-	}
-	if s.streams == nil || r.Method == http.MethodHead {
-		s.fail(w, r, err)
-	} else if err := s.streams.refuse(w, err); err != nil {
-		s.fail(w, r, err)
-	}
 }
 
 // subscribe makes the caller's stream follow a device, or a set of them.

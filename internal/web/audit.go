@@ -92,7 +92,7 @@ func (s *Server) record(rt route, r *http.Request, who access.Principal, e *even
 		who = e.actor
 	}
 	if err != nil {
-		reads := r.Method == http.MethodGet && action != actionExport && action != loginFailed
+		reads := rt.method == http.MethodGet && action != actionExport && action != loginFailed
 		if reads || who.Subject == "" && rt.pattern != loginPath {
 			return
 		}

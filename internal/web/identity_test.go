@@ -298,7 +298,7 @@ func TestLoginCookies(t *testing.T) {
 				t.Errorf("%s: %s, max age %d", name, text, c.MaxAge)
 			}
 		}
-		if c := got["login_state"]; c == nil || c.MaxAge != -1 || c.Path != "/api/auth" || !c.HttpOnly || c.SameSite != http.SameSiteLaxMode {
+		if c := got["login_state"]; c == nil || c.MaxAge != -1 || c.Path != "/api/auth" || !c.HttpOnly || c.SameSite != got["id_token"].SameSite {
 			t.Errorf("login_state: %+v", c)
 		}
 		if text := got[strings.Fields(names)[1]].Value; strings.Count(text, ".") == 2 && strings.HasPrefix(text, "ey") || !strings.HasPrefix(text, "v1.") {

@@ -64,8 +64,6 @@ func (s *Server) serve(rt route) http.HandlerFunc {
 		s.record(rt, r, who, what, err)
 		switch {
 		case err == nil:
-		case !tracked.wrote && rt.pattern == streamPath:
-			s.refuseStream(tracked, r, err)
 		case !tracked.wrote:
 			s.fail(w, r, err)
 		default:
@@ -103,7 +101,7 @@ func (s *Server) run(rt route, w http.ResponseWriter, r *http.Request, what *eve
 	if rt.needs == public {
 		return who, rt.handle(w, r.WithContext(ctx))
 	}
-	if who, err = s.identity.identify(w, r, rt.pattern == streamPath); err != nil {
+	if who, err = s.identity.identify(w, r, r.Pattern == streamRoute); err != nil {
 		return who, err
 	}
 	if err := rt.needs.check(who); err != nil {

@@ -33,11 +33,8 @@ type route struct {
 	handle    handler
 }
 
-// The routes that are treated in a way of their own.
-const (
-	loginPath  = "/api/auth/login"
-	streamPath = "/api/sse/stream"
-)
+// loginPath is where people log in.
+const loginPath = "/api/auth/login"
 
 // routes is the whole table of the main listener.
 func (s *Server) routes() []route {
@@ -53,7 +50,7 @@ func (s *Server) routes() []route {
 		{"POST", "/api/auth/setup", public, "", "setup", s.setup},
 
 		{"GET", "/api/account/sessions", viewer, "", "", s.listSessions},
-		{"DELETE", "/api/account/sessions", viewer, "", "session.end", s.endOtherSessions},
+		{"DELETE", "/api/account/sessions", viewer, "", "session.end-all", s.endOtherSessions},
 		{"DELETE", "/api/account/sessions/{id}", viewer, "", "session.end", s.endOneSession},
 		{"POST", "/api/account/password", viewer, "", "password.change", s.changePassword},
 		{"GET", "/api/account/tokens", viewer, "", "", s.listOwnTokens},
@@ -66,7 +63,7 @@ func (s *Server) routes() []route {
 		{"PUT", "/api/people/{id}", admin, "", "person.update", s.updatePerson},
 		{"DELETE", "/api/people/{id}", admin, "", "person.delete", s.deletePerson},
 		{"POST", "/api/people/{id}/password", admin, "", "password.reset", s.resetPassword},
-		{"DELETE", "/api/people/{id}/sessions", admin, "", "session.end", s.endPersonsSessions},
+		{"DELETE", "/api/people/{id}/sessions", admin, "", "session.end-all", s.endPersonsSessions},
 		{"GET", "/api/tokens", admin, "", "", s.listAllTokens},
 		{"DELETE", "/api/tokens/{id}", admin, "", "token.revoke", s.revokeAnyToken},
 		{"GET", "/api/audit", admin, "", "audit.export", s.listEvents},
@@ -91,7 +88,7 @@ func (s *Server) routes() []route {
 		{"DELETE", "/api/dead-letters", editor, "purge_dead_letters", "deadletters.purge", s.purgeDeadLetters},
 		{"POST", "/api/dead-letters/retry", editor, "retry_dead_letters", "deadletters.retry", s.retryDeadLetters},
 
-		{"GET", streamPath, viewer, "", "", s.openStream},
+		{"GET", "/api/sse/stream", viewer, "", "", s.openStream},
 		{"POST", "/api/device-logs/subscribe", viewer, "", "logs.watch", s.subscribe},
 		{"POST", "/api/device-logs/unsubscribe", viewer, "", "", s.unsubscribe},
 		{"GET", "/api/device-logs/subscriptions", viewer, "", "", s.listSubscriptions},
