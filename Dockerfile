@@ -1,9 +1,9 @@
 # docker build --build-arg VERSION="$(git describe --tags --always)" -t signalbox .
 # docker run -p 3101:3101 -p 1883:1883 -v signalbox:/data -e ALLOW_INSECURE=true signalbox
 #
-# Without authentication Signalbox refuses to listen beyond its own machine,
+# While nobody has to log in, Signalbox refuses to listen beyond its own machine,
 # and a container's ports are beyond it: ALLOW_INSECURE=true says that the
-# network in front of them is one to trust.
+# network in front of them is one to trust. See "Logging in" in docs/OPERATIONS.md.
 FROM golang:1.26 AS build
 WORKDIR /src
 COPY go.mod go.sum ./

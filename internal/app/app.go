@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -74,6 +75,13 @@ func (a *app) onClose(f func() error) { a.closers = append(a.closers, f) }
 // order of starting.
 func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	cfg, log := a.cfg, a.log
+	if fresh, err := neverRun(&cfg); err != nil {
+		return nil, err
+	} else if fresh { // what is refused leaves nothing behind
+		if err := checkExposure(&cfg, false); err != nil {
+			return nil, err
+		}
+	}
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("DATA_DIR: %w", err)
 	}
@@ -88,6 +96,14 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		return nil, err
 	}
 	a.onClose(db.Close)
+	key, err := secretKey(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	identity, people, err := a.openIdentity(ctx, db, key)
+	if err != nil {
+		return nil, err
+	}
 	devices, err := registry.New(ctx, db, log)
 	if err != nil {
 		return nil, err
@@ -178,6 +194,9 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		Journal: journal.Ping,
 		Drain:   a.drain,
 	}
+	if identity.Provider != nil {
+		health.Provider = identity.Provider.Ready
+	}
 	var sources []unit
 	if cfg.MQTTListen != "" {
 		source, err := nats.NewSource(ctx, server, nats.SourceOptions{Topic: cfg.LogsinkTopic, Log: log})
@@ -209,7 +228,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 
 	recorder := overview.New(a.metrics, log)
 	a.web = web.New(web.Options{
-		Log: log, Registry: devices, Metrics: a.metrics, CORSOrigins: cfg.CORSOrigins,
+		Log: log, Registry: devices, Metrics: a.metrics, Identity: identity, CORSOrigins: cfg.CORSOrigins,
 		History: history, Undelivered: copied.dead, Streams: streams, Connections: connections, Nudger: nudger, Health: health, DrainKey: cfg.DrainAuthKey.Reveal(),
 		Activity: activity, Overview: recorder, Page: ui.Handler,
 	})
@@ -217,7 +236,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	if err != nil {
 		return nil, err
 	}
-	units := append(keepers, unit{"live delivery", hub.Run}, unit{"HTTP", public})
+	units := slices.Concat(keepers, people, []unit{{"live delivery", hub.Run}, {"HTTP", public}})
 	if cfg.InternalListen != "" {
 		internal, err := a.listen("internal HTTP", cfg.InternalListen, "", "", a.web.Internal())
 		if err != nil {

@@ -11,6 +11,9 @@ import (
 	"unicode"
 )
 
+// LeastSecretKey is how many characters SECRET_KEY has at least.
+const LeastSecretKey = 16
+
 // checker finds the mistakes that need more than one setting, a file, or a
 // look inside a text. A setting that is bad already is not judged again.
 type checker struct {
@@ -41,7 +44,8 @@ func (c *checker) all() {
 	c.mqtt()
 	c.elasticsearch()
 	c.urls()
-	if c.SecretKey != "" && len(c.SecretKey) < 16 {
+	c.login()
+	if c.SecretKey != "" && len(c.SecretKey) < LeastSecretKey {
 		c.wrong("SECRET_KEY", "at least 16 characters")
 	}
 	if c.DrainAuthKey != "" && strings.ContainsFunc(c.DrainAuthKey.Reveal(), func(r rune) bool { return r <= ' ' || r > '~' }) {
@@ -111,20 +115,14 @@ func (c *checker) optionalListeners() []listener {
 	return []listener{{"INTERNAL_LISTEN", c.InternalListen}, {"MQTT_LISTEN", c.MQTTListen}}
 }
 
-// exposure refuses listeners that other machines can reach while nobody has
-// to prove who they are.
+// exposure refuses a broker that other machines can reach while no device has
+// to prove which it is. What people reach is for later: see Exposed.
 func (c *checker) exposure() {
 	if c.AllowInsecure || c.bad["ALLOW_INSECURE"] {
 		return
 	}
-	const want = "a loopback address such as 127.0.0.1, because there is no authentication; ALLOW_INSECURE=true starts all the same"
-	if !loopback(c.Host) {
-		c.wrong("HOST", want)
-	}
-	for _, l := range c.optionalListeners() {
-		if host, _, err := net.SplitHostPort(l.addr); err == nil && !loopback(host) {
-			c.wrong(l.name, want)
-		}
+	if host, _, err := net.SplitHostPort(c.MQTTListen); err == nil && !loopback(host) {
+		c.wrong("MQTT_LISTEN", "a loopback address such as 127.0.0.1, because there is no authentication; ALLOW_INSECURE=true starts all the same")
 	}
 }
 

@@ -48,7 +48,7 @@ type Config struct {
 	MQTTListen     string `env:"MQTT_LISTEN" name:"mqtt-listen" default:"127.0.0.1:1883" group:"Listeners" placeholder:"HOST:PORT" help:"Listener of the built-in MQTT broker. Empty: off."`
 	TLSCert        string `env:"TLS_CERT" name:"tls-cert" group:"Listeners" placeholder:"FILE" help:"Certificate chain (PEM) for HOST:PORT. Needs TLS_KEY. Empty: plain HTTP."`
 	TLSKey         string `env:"TLS_KEY" name:"tls-key" group:"Listeners" placeholder:"FILE" help:"Private key (PEM) of TLS_CERT."`
-	AllowInsecure  bool   `env:"ALLOW_INSECURE" default:"false" group:"Listeners" help:"Start although a listener without authentication can be reached from other machines."`
+	AllowInsecure  bool   `env:"ALLOW_INSECURE" default:"false" group:"Listeners" help:"Start although a listener can be reached from other machines and nobody has to log in."`
 
 	MQTTURL      SecretURL `env:"MQTT_URL" name:"mqtt-url" group:"MQTT" placeholder:"URL" help:"External broker to take log lines from, as mqtt://host:1883, mqtts://host:8883, ws://host/path or wss://host/path. Works beside the built-in one. Empty: off."`
 	MQTTUsername string    `env:"MQTT_USERNAME" name:"mqtt-username" group:"MQTT" placeholder:"NAME" help:"User name at MQTT_URL."`
@@ -83,11 +83,28 @@ type Config struct {
 	MaxSubscriptionsPerStream int      `env:"MAX_SUBSCRIPTIONS_PER_STREAM" default:"1000" min:"1" max:"1000000" group:"Streams" placeholder:"N" help:"Devices that one event stream may follow."`
 	StreamMaxRate             int      `env:"STREAM_MAX_RATE" default:"5000" min:"1" max:"10000000" zero:"unlimited" group:"Streams" placeholder:"N" help:"Lines per second that one event stream gets of the sets of devices it follows. What is over is told as a gap."`
 
-	BaseURL            string  `env:"BASEURL" name:"baseurl" group:"Web" placeholder:"URL" help:"Address under which people reach Signalbox, for links. Empty: made of HOST and PORT."`
+	BaseURL            string  `env:"BASEURL" name:"baseurl" group:"Web" placeholder:"URL" help:"Address under which people reach Signalbox, for links and for the way back from a login. Empty: made of HOST and PORT."`
 	CORSOrigins        Origins `env:"CORS_ORIGINS" name:"cors-origins" default:"[\"http://localhost:3100\"]" group:"Web" placeholder:"JSON" help:"Web pages of other origins that may call the API, as a JSON list."`
 	FrontendVersionURL string  `env:"FRONTEND_VERSION_URL" group:"Web" placeholder:"URL" help:"Where the version of a separately deployed web page is read, to tell open pages of a new one. Empty: Signalbox's own version."`
 
-	SecretKey               Secret   `env:"SECRET_KEY" group:"Running" placeholder:"SECRET" help:"Key for what Signalbox signs and encrypts; at least 16 characters. Nothing uses it yet."`
+	OIDCEnabled           bool     `env:"OIDC_ENABLED" name:"oidc-enabled" default:"false" group:"Login" help:"Have people log in at the OpenID provider OIDC_ISSUER_URL. false: those with an account of Signalbox log in here, and while nobody has one, there is no login."`
+	OIDCIssuerURL         string   `env:"OIDC_ISSUER_URL" name:"oidc-issuer-url" group:"Login" placeholder:"URL" help:"The provider, as https://keycloak.example.org/realms/iot; its configuration is read below that."`
+	OIDCClientID          string   `env:"OIDC_CLIENT_ID" name:"oidc-client-id" group:"Login" placeholder:"ID" help:"Signalbox's client id at the provider. Its redirect URI there is BASEURL/api/auth/callback."`
+	OIDCClientSecret      Secret   `env:"OIDC_CLIENT_SECRET" name:"oidc-client-secret" group:"Login" placeholder:"SECRET" help:"Secret of OIDC_CLIENT_ID."`
+	OIDCScopes            string   `env:"OIDC_SCOPES" name:"oidc-scopes" default:"openid profile email" group:"Login" placeholder:"TEXT" help:"Scopes to ask for, separated by spaces. openid is always among them."`
+	OIDCAudience          string   `env:"OIDC_AUDIENCE" name:"oidc-audience" group:"Login" placeholder:"TEXT" help:"Audience that access tokens must be for, and client whose roles count. Empty: OIDC_CLIENT_ID."`
+	OIDCClockSkew         Duration `env:"OIDC_CLOCK_SKEW_SECONDS" name:"oidc-clock-skew-seconds" default:"30s" min:"0s" max:"10m" group:"Login" placeholder:"TIME" help:"By how much the provider's clock may differ."`
+	OIDCCookieName        string   `env:"OIDC_COOKIE_NAME" name:"oidc-cookie-name" default:"access_token" group:"Login" placeholder:"NAME" help:"Cookie with the access token, or with the session of somebody with an account of Signalbox."`
+	OIDCRefreshCookieName string   `env:"OIDC_REFRESH_COOKIE_NAME" name:"oidc-refresh-cookie-name" default:"refresh_token" group:"Login" placeholder:"NAME" help:"Cookie with the refresh token, encrypted."`
+	OIDCCookieSecure      Auto     `env:"OIDC_COOKIE_SECURE" name:"oidc-cookie-secure" default:"auto" group:"Login" placeholder:"true|false|auto" help:"Whether browsers send the cookies over https only. auto: if BASEURL starts with https://."`
+	OIDCCookieSameSite    string   `env:"OIDC_COOKIE_SAMESITE" name:"oidc-cookie-samesite" default:"Lax" oneof:"Lax,Strict,None" group:"Login" placeholder:"WORD" help:"Which pages of other sites make browsers send the cookies. None needs secure cookies; requests of other sites that change something are refused in any case."`
+	OIDCCookiePartitioned bool     `env:"OIDC_COOKIE_PARTITIONED" name:"oidc-cookie-partitioned" default:"false" group:"Login" help:"Keep the cookies apart by the site that Signalbox is embedded in (CHIPS). Needs secure cookies."`
+	SessionIdle           Duration `env:"SESSION_IDLE" default:"24h" min:"1m" max:"366d" group:"Login" placeholder:"TIME" help:"A session of somebody with an account of Signalbox ends when it is not used for so long."`
+	SessionMax            Duration `env:"SESSION_MAX" default:"30d" min:"1m" max:"366d" group:"Login" placeholder:"TIME" help:"It ends after so long in any case. With OIDC_ENABLED: how long a browser keeps a refresh token that does not say when it ends."`
+	TrustedProxies        Networks `env:"TRUSTED_PROXIES" default:"[\"127.0.0.0/8\",\"::1/128\"]" group:"Login" placeholder:"JSON" help:"Reverse proxies, as a JSON list of networks: what they say in X-Forwarded-For is where a request comes from, for the audit and against guessing."`
+	AuditMaxAge           Duration `env:"AUDIT_MAX_AGE" default:"400d" min:"1d" zero:"no limit" group:"Login" placeholder:"TIME" help:"Age at which the record of who did what is deleted."`
+
+	SecretKey               Secret   `env:"SECRET_KEY" group:"Running" placeholder:"SECRET" help:"Key for what Signalbox signs and encrypts, the same in every process with one DATABASE_URL; at least 16 characters. Empty: one that is made once and kept in DATA_DIR/secret.key."`
 	DrainAuthKey            Secret   `env:"DRAIN_AUTH_KEY" group:"Running" placeholder:"SECRET" help:"Bearer token for GET /health/drain, which shuts down before it answers. Empty: nobody may."`
 	GracefulShutdownTimeout Duration `env:"GRACEFUL_SHUTDOWN_TIMEOUT" default:"30s" min:"1s" max:"1h" group:"Running" placeholder:"TIME" help:"Longest time a shutdown may take before it is cut short."`
 	LogLevel                string   `env:"LOG_LEVEL" default:"info" oneof:"debug,info,warn,error" group:"Running" placeholder:"LEVEL" help:"Least important messages of Signalbox's own log."`

@@ -40,7 +40,7 @@ type Effective struct {
 type Mistake struct {
 	Setting string // its name
 	Value   string // its text, or "(hidden)"
-	Source  string // where it was given: environment, a flag, a file and line, default
+	Source  string // where it was given: environment, a flag, a file and line, default; "" if that is not known any more
 	Want    string // what is allowed
 }
 
@@ -50,7 +50,10 @@ func (m *Mistake) Error() string {
 	if value != hidden {
 		value = fmt.Sprintf("%q", value)
 	}
-	return fmt.Sprintf("%s: %s (%s): want %s", m.Setting, value, m.Source, m.Want)
+	if m.Source != "" {
+		value += " (" + m.Source + ")"
+	}
+	return fmt.Sprintf("%s: %s: want %s", m.Setting, value, m.Want)
 }
 
 // given is the text of one setting and where it stands.
@@ -91,9 +94,6 @@ func (l *loader) environment() map[string]given {
 		name, text, _ := strings.Cut(entry, "=")
 		if known(name) || name == FileVariable {
 			found[name] = given{text, "environment"}
-		}
-		if name == oidcEnabled {
-			l.refuseOIDC(given{text, "environment"})
 		}
 	}
 	return found
@@ -227,27 +227,12 @@ func absent() []string {
 		FLASK_ENV DEBUG WAITRESS_THREADS TASK_MAX_WORKERS TASK_TIMEOUT_SECONDS TASK_CLEANUP_INTERVAL_SECONDS METRICS_UPDATE_INTERVAL
 		DB_POOL_SIZE DB_POOL_MAX_OVERFLOW DB_POOL_TIMEOUT DB_POOL_ECHO
 		DIAGNOSTICS_ENABLED DIAGNOSTICS_SLOW_QUERY_THRESHOLD_MS DIAGNOSTICS_SLOW_REQUEST_THRESHOLD_MS DIAGNOSTICS_LOG_ALL_QUERIES
-		OIDC_ISSUER_URL OIDC_CLIENT_ID OIDC_CLIENT_SECRET OIDC_SCOPES OIDC_AUDIENCE OIDC_CLOCK_SKEW_SECONDS OIDC_COOKIE_NAME
-		OIDC_COOKIE_SECURE OIDC_COOKIE_SAMESITE OIDC_COOKIE_PARTITIONED OIDC_REFRESH_COOKIE_NAME OIDC_TOKEN_URL
+		OIDC_TOKEN_URL
 		S3_ENDPOINT_URL S3_ACCESS_KEY_ID S3_SECRET_ACCESS_KEY S3_BUCKET_NAME S3_REGION S3_USE_SSL
 		SSE_GATEWAY_URL SSE_CALLBACK_SECRET DEVICE_MQTT_URL DEVICE_BASEURL WIFI_SSID WIFI_PASSWORD
 		KEYCLOAK_BASE_URL KEYCLOAK_REALM KEYCLOAK_ADMIN_CLIENT_ID KEYCLOAK_ADMIN_CLIENT_SECRET KEYCLOAK_DEVICE_SCOPE_NAME
 		ROTATION_CRON ROTATION_TIMEOUT_SECONDS ROTATION_CRITICAL_THRESHOLD_DAYS
 		INTERNAL_API_URL ARCHITECTURE_PIPELINE_TRIGGER_URL MAX_COREDUMPS MAX_FIRMWARES PARSE_SIDECAR_XFER_DIR PARSE_SIDECAR_URL ASSETS_DIR COREDUMPS_DIR`)
-}
-
-// oidcEnabled is a setting of the reference system that is not to be passed over: who
-// sets it relies on it that not everybody is let in.
-const oidcEnabled = "OIDC_ENABLED"
-
-// refuseOIDC makes a mistake of OIDC_ENABLED, unless it says no.
-func (l *loader) refuseOIDC(v given) {
-	text := strings.Trim(strings.TrimSpace(v.text), `"'`)
-	switch strings.ToLower(text) {
-	case "", "0", "f", "false", "n", "no", "off":
-		return
-	}
-	l.mistakes = append(l.mistakes, &Mistake{oidcEnabled, text, v.source, "false, as this build cannot authenticate users: whoever reaches it may do everything"})
 }
 
 // file reads lines of NAME=VALUE. Blank lines and lines that start with "#"
@@ -272,9 +257,6 @@ func (l *loader) file(path string, content []byte) map[string]given {
 			continue
 		}
 		switch {
-		case name == oidcEnabled:
-			l.refuseOIDC(given{value, where})
-			continue
 		case slices.Contains(absent(), name):
 			l.warnings = append(l.warnings, fmt.Sprintf("%s (%s) has no effect", name, where))
 			continue

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"regexp"
 	"strings"
@@ -64,9 +65,12 @@ func TestDefaultsNeedNothing(t *testing.T) {
 		SSEHeartbeatInterval: Duration(15 * time.Second), StreamBufferBytes: 1 << 20, StreamWriteTimeout: Duration(10 * time.Second),
 		MaxStreams: 20000, MaxSubscriptionsPerStream: 1000, StreamMaxRate: 5000,
 		BaseURL: "http://127.0.0.1:3101", CORSOrigins: Origins{"http://localhost:3100"},
+		OIDCScopes: "openid profile email", OIDCClockSkew: Duration(30 * time.Second), OIDCCookieName: "access_token", OIDCRefreshCookieName: "refresh_token",
+		OIDCCookieSameSite: "Lax", SessionIdle: Duration(24 * time.Hour), SessionMax: Duration(30 * 24 * time.Hour), AuditMaxAge: Duration(400 * 24 * time.Hour),
+		TrustedProxies:          Networks{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 		GracefulShutdownTimeout: Duration(30 * time.Second), LogLevel: "info", LogFormat: "auto",
 	}
-	if diff := cmp.Diff(want, e.Config); diff != "" {
+	if diff := cmp.Diff(want, e.Config, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Error(diff)
 	}
 	if e.Addr() != "127.0.0.1:3101" || e.SQLitePath() != "data/signalbox.db" {
@@ -230,15 +234,44 @@ func TestCheckedTogether(t *testing.T) {
 	}
 	f("")
 
-	// Exposure without authentication.
-	f("HOST=0.0.0.0", "HOST")
-	f("HOST=192.168.1.2 INTERNAL_LISTEN=:3103 MQTT_LISTEN=[::]:1883", "HOST", "INTERNAL_LISTEN", "MQTT_LISTEN")
-	f("HOST=0.0.0.0 INTERNAL_LISTEN=:3103 MQTT_LISTEN=[::]:1883 ALLOW_INSECURE=true")
-	f("HOST=::1 INTERNAL_LISTEN=[::1]:3103 MQTT_LISTEN=localhost:1883")
-	f("HOST=::ffff:127.0.0.1")
-	f("HOST=localhost.example.org", "HOST")
+	// Exposure without authentication. Of what people reach, only the database
+	// can tell whether there is any: TestExposed.
+	f("HOST=0.0.0.0 INTERNAL_LISTEN=:3103")
+	f("MQTT_LISTEN=[::]:1883", "MQTT_LISTEN")
+	f("MQTT_LISTEN=[::]:1883 ALLOW_INSECURE=true")
+	f("MQTT_LISTEN=localhost:1883")
 	f("HOST=", "HOST")
-	f("HOST=127.0.0.1.nip.io", "HOST")
+
+	// Login.
+	const oidc = "OIDC_ENABLED=true OIDC_ISSUER_URL=https://i OIDC_CLIENT_ID=c OIDC_CLIENT_SECRET=s "
+	f(oidc)
+	f("OIDC_ENABLED=true", "OIDC_ISSUER_URL", "OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET")
+	f("OIDC_ISSUER_URL=https://i")
+	f(oidc+"OIDC_ISSUER_URL=i", "OIDC_ISSUER_URL")
+	for _, text := range []string{"", "yes", "rubbish"} { // who asks for authentication must not be served without
+		f("OIDC_ENABLED="+text, "OIDC_ENABLED")
+	}
+	f("OIDC_COOKIE_NAME=", "OIDC_COOKIE_NAME")
+	f("OIDC_COOKIE_NAME=a;b", "OIDC_COOKIE_NAME")
+	f("OIDC_COOKIE_NAME=id_token OIDC_REFRESH_COOKIE_NAME=login_state", "OIDC_COOKIE_NAME", "OIDC_REFRESH_COOKIE_NAME")
+	f("OIDC_COOKIE_NAME=a OIDC_REFRESH_COOKIE_NAME=a", "OIDC_REFRESH_COOKIE_NAME")
+	f("OIDC_COOKIE_SAMESITE=Strict")
+	f("OIDC_COOKIE_SAMESITE=none", "OIDC_COOKIE_SAMESITE")
+	f("OIDC_COOKIE_SAMESITE=None OIDC_COOKIE_PARTITIONED=true", "OIDC_COOKIE_SAMESITE", "OIDC_COOKIE_PARTITIONED")
+	f("OIDC_COOKIE_SAMESITE=None OIDC_COOKIE_SECURE=true")
+	f("OIDC_COOKIE_SAMESITE=None OIDC_COOKIE_PARTITIONED=true BASEURL=https://b")
+	f("OIDC_COOKIE_SAMESITE=None OIDC_COOKIE_SECURE=false BASEURL=https://b", "OIDC_COOKIE_SAMESITE")
+	f("OIDC_COOKIE_SECURE=perhaps", "OIDC_COOKIE_SECURE")
+	f("OIDC_CLOCK_SKEW_SECONDS=0")
+	f("OIDC_CLOCK_SKEW_SECONDS=601", "OIDC_CLOCK_SKEW_SECONDS")
+	f("SESSION_IDLE=31d", "SESSION_IDLE")
+	f("SESSION_IDLE=1h SESSION_MAX=1h")
+	f("SESSION_MAX=59s", "SESSION_MAX")
+	f("AUDIT_MAX_AGE=0")
+	f("AUDIT_MAX_AGE=1h", "AUDIT_MAX_AGE")
+	f(`TRUSTED_PROXIES=["10.1.2.3/8","fd00::1"]`)
+	f(`TRUSTED_PROXIES=["proxy"]`, "TRUSTED_PROXIES")
+	f("TRUSTED_PROXIES=10.0.0.0/8", "TRUSTED_PROXIES")
 
 	// Listeners.
 	f("MQTT_LISTEN=127.0.0.1:3101", "MQTT_LISTEN")
@@ -330,7 +363,7 @@ func TestDerived(t *testing.T) {
 
 func TestPrintHidesSecrets(t *testing.T) {
 	e := mustLoad(t, []string{"--drain-auth-key=hunter2"},
-		strings.Fields("MQTT_PASSWORD=hunter2 SECRET_KEY=hunter2hunter2hunter2 DATABASE_URL=postgres://u:hunter2@h/d?sslpassword=hunter2 MQTT_URL=mqtt://u:hunter2@broker"), nil)
+		strings.Fields("MQTT_PASSWORD=hunter2 OIDC_CLIENT_SECRET=hunter2 SECRET_KEY=hunter2hunter2hunter2 DATABASE_URL=postgres://u:hunter2@h/d?sslpassword=hunter2 MQTT_URL=mqtt://u:hunter2@broker"), nil)
 	var b bytes.Buffer
 	if err := e.Print(&b); err != nil {
 		t.Fatal(err)
@@ -467,27 +500,40 @@ func FuzzFile(f *testing.F) {
 	})
 }
 
-// Who asks for authentication must not be served without.
-func TestOIDCIsRefused(t *testing.T) {
-	load := func(environ []string, file string) error {
-		_, err := Load(Sources{Environ: environ, ReadFile: func(name string) ([]byte, error) {
-			if name != ".env" {
-				return nil, fs.ErrNotExist
+func TestExposed(t *testing.T) {
+	f := func(environ string, exposed ...string) {
+		t.Helper()
+		e := mustLoad(t, nil, strings.Fields(environ), nil)
+		var got []string
+		for _, err := range e.Exposed() {
+			m, ok := errors.AsType[*Mistake](err)
+			if !ok || !strings.Contains(m.Error(), "ALLOW_INSECURE") || strings.Contains(m.Error(), "()") {
+				t.Fatal(err)
 			}
-			return []byte(file), nil
-		}})
-		return err
-	}
-	for _, yes := range []string{"true", "1", "True", "yes", "\"true\"", "rubbish"} {
-		for where, err := range map[string]error{"environment": load([]string{"OIDC_ENABLED=" + yes}, ""), ".env:1": load(nil, "OIDC_ENABLED="+yes+"\n")} {
-			if m, ok := errors.AsType[*Mistake](err); !ok || !strings.Contains(m.Error(), "OIDC_ENABLED") || !strings.Contains(m.Error(), where) || !strings.Contains(m.Error(), "cannot authenticate") {
-				t.Errorf("%s in %s: %v", yes, where, err)
-			}
+			got = append(got, m.Setting)
+		}
+		if diff := cmp.Diff(exposed, got); diff != "" {
+			t.Errorf("%s: %s", environ, diff)
 		}
 	}
-	for _, no := range []string{"false", "0", "", "False"} {
-		if err := errors.Join(load([]string{"OIDC_ENABLED=" + no}, ""), load(nil, "OIDC_ENABLED="+no+"\n")); err != nil {
-			t.Errorf("%s: %v", no, err)
+	f("")
+	f("HOST=::1 INTERNAL_LISTEN=[::1]:3103")
+	f("HOST=::ffff:127.0.0.1 INTERNAL_LISTEN=")
+	f("HOST=0.0.0.0 INTERNAL_LISTEN=:3103", "HOST", "INTERNAL_LISTEN")
+	f("HOST=192.168.1.2", "HOST")
+	f("HOST=localhost.example.org", "HOST")
+	f("HOST=127.0.0.1.nip.io", "HOST")
+}
+
+func TestCookieSecure(t *testing.T) {
+	f := func(environ string, want bool) {
+		t.Helper()
+		if e := mustLoad(t, nil, strings.Fields(environ), nil); e.CookieSecure() != want {
+			t.Errorf("%s: %v", environ, !want)
 		}
 	}
+	f("", false)
+	f("BASEURL=https://b", true)
+	f("BASEURL=https://b OIDC_COOKIE_SECURE=False", false)
+	f("OIDC_COOKIE_SECURE=1", true)
 }

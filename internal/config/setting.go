@@ -69,6 +69,10 @@ func (s setting) kind() (noun, example string) {
 		return "always, or a time above 0", "10s"
 	case *SecretURL:
 		return "a URL", ""
+	case *Auto:
+		return "true, false or auto", ""
+	case *Networks:
+		return "a JSON list of networks", `["10.0.0.0/8"]`
 	case *Origins:
 		return "a JSON list of origins", `["https://example.org"]`
 	case *HistoryLimits:

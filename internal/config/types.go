@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -290,6 +291,37 @@ func (o Origins) String() string {
 	if err != nil || o == nil {
 		return "[]"
 	}
+	return string(b)
+}
+
+// Networks is a list of networks (RFC 4632). As text it is a JSON list of
+// strings, each a network or a single address.
+type Networks []netip.Prefix
+
+// UnmarshalText reads a JSON list.
+func (n *Networks) UnmarshalText(text []byte) error {
+	var list []string
+	if err := json.Unmarshal(text, &list); err != nil {
+		return errors.New("not a JSON list of strings")
+	}
+	networks := make(Networks, len(list))
+	for i, item := range list {
+		network, err := netip.ParsePrefix(item)
+		if addr, e := netip.ParseAddr(item); e == nil {
+			network, err = addr.Prefix(addr.BitLen())
+		}
+		if err != nil {
+			return fmt.Errorf("%q is not a network", item)
+		}
+		networks[i] = network.Masked()
+	}
+	*n = networks
+	return nil
+}
+
+// String returns the list as JSON.
+func (n Networks) String() string {
+	b, _ := json.Marshal(append([]netip.Prefix{}, n...)) // of texts: always marshals
 	return string(b)
 }
 

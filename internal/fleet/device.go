@@ -5,7 +5,9 @@ package fleet
 import (
 	"crypto/rand"
 	"encoding/base32"
+	"iter"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -42,10 +44,13 @@ type Device struct {
 	Active bool   // takes part in fleet-wide rotation
 	Config string // the JSON text exactly as it was submitted
 
-	// Taken from Config: deviceName, deviceEntityId, enableOTA.
+	// Taken from Config: deviceName, deviceEntityId, enableOTA, tags.
 	Name      *string
 	EntityID  *string // what the device calls itself in its log lines; not unique
 	EnableOTA *bool
+	Tags      Tags
+
+	RevokedAt *time.Time // since when its credential is withdrawn; nil: it is good
 
 	Rotation                RotationState
 	SecretCreatedAt         *time.Time
@@ -60,7 +65,10 @@ func (d *Device) ClientID() string { return ClientID(d.Model.Code, d.Key) }
 
 // Ref returns what the log path needs to know of the device.
 func (d *Device) Ref() DeviceRef {
-	r := DeviceRef{ID: d.ID, Key: d.Key, ClientID: d.ClientID(), ModelID: d.Model.ID, ModelCode: d.Model.Code}
+	r := DeviceRef{
+		ID: d.ID, Key: d.Key, ClientID: d.ClientID(), ModelID: d.Model.ID, ModelCode: d.Model.Code,
+		Tags: d.Tags, Revoked: d.RevokedAt != nil,
+	}
 	if d.EntityID != nil {
 		r.EntityID = *d.EntityID
 	}
@@ -80,6 +88,36 @@ type DeviceRef struct {
 	Name      string // "" when the config has none
 	ModelID   int64
 	ModelCode string
+	Tags      Tags
+	Revoked   bool // its credential is withdrawn
+}
+
+// Tags are the words that a device is marked with in its config. They are kept
+// in one text, sorted and each on a line of its own, so that a DeviceRef can be
+// compared.
+type Tags string
+
+// NewTags returns the words as Tags, without those that are empty or twice.
+func NewTags(words ...string) Tags {
+	words = slices.DeleteFunc(slices.Sorted(slices.Values(words)), func(w string) bool { return w == "" })
+	return Tags(strings.Join(slices.Compact(words), "\n"))
+}
+
+// All returns the words, sorted.
+func (t Tags) All() iter.Seq[string] {
+	if t == "" {
+		return func(func(string) bool) {}
+	}
+	return strings.SplitSeq(string(t), "\n")
+}
+
+// DeviceClaims is what a device's token proves: under which name it was
+// given out, when, and with which credential.
+type DeviceClaims struct {
+	ClientID   string    // as of fleet.ClientID; never ""
+	Credential string    // names the secret or key that the token was obtained with; "" if the provider does not say
+	IssuedAt   time.Time // zero if the token does not say
+	Expires    time.Time // never zero
 }
 
 // ClientID returns the OAuth2 client id and MQTT client id of a device:

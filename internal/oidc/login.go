@@ -15,13 +15,11 @@ import (
 	"signalbox/internal/access"
 )
 
-// Login is what the browser must bring back: State and Nonce tie the answer to
-// it, Verifier is the secret of PKCE (RFC 7636).
-type Login struct {
-	State    string
-	Nonce    string
-	Verifier string
-}
+// What logins are made of.
+type (
+	Login  = access.Login
+	Tokens = access.Tokens
+)
 
 // LoginURL returns where a browser is sent to log in.
 func (p *Provider) LoginURL(l Login) (string, error) {
@@ -30,14 +28,6 @@ func (p *Provider) LoginURL(l Login) (string, error) {
 		return "", access.Deny(access.Unreachable, nil)
 	}
 	return d.oauth.AuthCodeURL(l.State, oidc.Nonce(l.Nonce), oauth2.S256ChallengeOption(l.Verifier)), nil
-}
-
-// Tokens is what the provider gives at the end of a login, or for a refresh.
-type Tokens struct {
-	Access  string
-	Refresh string // "" if there is none
-	ID      string // "" if a refresh brought none
-	Claims  Claims // of the access token
 }
 
 // Exchange turns the code that the browser came back with into tokens. The

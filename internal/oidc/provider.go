@@ -6,9 +6,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -24,7 +26,7 @@ const timeout = 10 * time.Second
 
 // Options say which provider, and who we are to it.
 type Options struct {
-	Issuer       string // as the tokens have it
+	Issuer       string // a slash at its end may be there or not
 	ClientID     string
 	ClientSecret string
 	Audience     string        // that an access token must be for; "" is ClientID
@@ -47,9 +49,10 @@ type Provider struct {
 
 // discovered is what the provider says of itself.
 type discovered struct {
-	oauth oauth2.Config
-	keys  *keySet
-	end   string // end_session_endpoint; "" if there is none
+	issuer string // as the tokens have it
+	oauth  oauth2.Config
+	keys   *keySet
+	end    string // end_session_endpoint; "" if there is none
 }
 
 // New returns a provider that is yet to be found, by Run.
@@ -103,16 +106,22 @@ func (p *Provider) Ready() bool { return p.found.Load() != nil }
 func (p *Provider) discover(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(oidc.ClientContext(ctx, p.opts.Client), timeout)
 	defer cancel()
-	provider, err := oidc.NewProvider(ctx, p.opts.Issuer)
+	// Some providers end their name with a slash, and settings of the reference
+	// system have it without: the name is compared here, the slash aside.
+	provider, err := oidc.NewProvider(oidc.InsecureIssuerURLContext(ctx, p.opts.Issuer), p.opts.Issuer)
 	if err != nil {
 		return err
 	}
 	var more struct {
-		Keys string `json:"jwks_uri"`
-		End  string `json:"end_session_endpoint"`
+		Issuer string `json:"issuer"`
+		Keys   string `json:"jwks_uri"`
+		End    string `json:"end_session_endpoint"`
 	}
 	if err := provider.Claims(&more); err != nil {
 		return err
+	}
+	if strings.TrimSuffix(more.Issuer, "/") != strings.TrimSuffix(p.opts.Issuer, "/") {
+		return fmt.Errorf("it calls itself %q", more.Issuer)
 	}
 	endpoint := provider.Endpoint()
 	if endpoint.AuthURL == "" || endpoint.TokenURL == "" || more.Keys == "" {
@@ -120,6 +129,7 @@ func (p *Provider) discover(ctx context.Context) error {
 	}
 	endpoint.AuthStyle = oauth2.AuthStyleInParams
 	d := &discovered{
+		issuer: more.Issuer,
 		oauth: oauth2.Config{
 			ClientID: p.opts.ClientID, ClientSecret: p.opts.ClientSecret, Endpoint: endpoint, RedirectURL: p.opts.RedirectURL, Scopes: p.opts.Scopes,
 		},

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
@@ -23,17 +22,11 @@ var algorithms = []jose.SignatureAlgorithm{
 // maxToken bounds a token, in bytes.
 const maxToken = 16 << 10
 
-// Claims is what an access token says of who carries it.
-type Claims struct {
-	Subject  string
-	Email    string   // "" if it does not say
-	Name     string   // "" if it does not say
-	ClientID string   // the client it was given to: azp, or client_id (RFC 9068)
-	Session  string   // the provider's name of the session: sid; "" if it does not say
-	Roles    []string // sorted: those of the realm and those of the audience
-	IssuedAt time.Time
-	Expires  time.Time
-}
+// What tokens say.
+type (
+	Claims = access.Claims
+	Logout = access.Logout
+)
 
 // payload is the part of a token that is looked at.
 type payload struct {
@@ -83,14 +76,6 @@ func (p *Provider) verifyID(ctx context.Context, token, nonce string) (Claims, e
 		return Claims{}, access.Deny(access.Mismatch, nil)
 	}
 	return p.claims(pl), nil
-}
-
-// Logout is what a logout token ends: a session, or all of a subject's.
-type Logout struct {
-	Subject string // "" if it names a session only
-	Session string // "" if it names a subject only
-	ID      string // of the token, which may be used once
-	Expires time.Time
 }
 
 // logoutEvent marks a logout token.
@@ -151,7 +136,8 @@ func (p *Provider) check(pl payload, audience string) error {
 	if pl.Expiry == nil || pl.Subject == "" && pl.Sid == "" {
 		return access.Deny(access.Incomplete, nil)
 	}
-	expected := jwt.Expected{Issuer: p.opts.Issuer, AnyAudience: jwt.Audience{audience}, Time: p.opts.Now()}
+	d := p.found.Load() // there is one: it has given the key
+	expected := jwt.Expected{Issuer: d.issuer, AnyAudience: jwt.Audience{audience}, Time: p.opts.Now()}
 	switch err := pl.ValidateWithLeeway(expected, p.opts.Skew); {
 	case err == nil:
 		return nil

@@ -5,6 +5,9 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -194,7 +197,7 @@ func FuzzVerify(f *testing.F) {
 	i := newIssuer(&testing.T{})
 	f.Cleanup(i.Close)
 	p := New(Options{Issuer: i.URL, ClientID: "signalbox", Now: fixed})
-	p.found.Store(&discovered{keys: &keySet{url: i.URL + "/keys", client: i.Client(), now: fixed}})
+	p.found.Store(&discovered{issuer: i.URL, keys: &keySet{url: i.URL + "/keys", client: i.Client(), now: fixed}})
 	good := signed(&testing.T{}, i.keys["one"], "one", jose.ES256, map[string]any{"iss": i.URL, "aud": "signalbox", "sub": "ann", "exp": now.Unix() + 60})
 	f.Add(good)
 	f.Add("..")
@@ -208,4 +211,27 @@ func FuzzVerify(f *testing.F) {
 			t.Errorf("believed %q as %+v", token, c)
 		}
 	})
+}
+
+// Some providers end their name with a slash and some do not; what a person
+// writes in the settings need not know that. Any other name is refused.
+func TestIssuerWithSlash(t *testing.T) {
+	i := newIssuer(t)
+	p := New(Options{Issuer: i.URL + "/", ClientID: "signalbox", Client: i.Client(), Now: fixed, Log: slog.New(slog.DiscardHandler)})
+	if err := p.discover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Verify(t.Context(), i.sign("one", nil)); err != nil {
+		t.Error(err)
+	}
+	if _, err := p.Verify(t.Context(), i.sign("one", map[string]any{"iss": i.URL + "/"})); err == nil {
+		t.Error("a token of a name that the provider does not have")
+	}
+	stranger := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		i.answer(w, map[string]any{"issuer": "https://elsewhere", "authorization_endpoint": "x", "token_endpoint": "x", "jwks_uri": "x"})
+	}))
+	defer stranger.Close()
+	if err := New(Options{Issuer: stranger.URL, Client: stranger.Client()}).discover(t.Context()); err == nil {
+		t.Error("a provider of another name")
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 
+	"signalbox/internal/access"
 	"signalbox/internal/fleet"
 	"signalbox/internal/registry"
 )
@@ -30,7 +31,7 @@ type deviceDetail struct {
 	DeviceModelID           int64               `json:"device_model_id"`
 	DeviceModel             deviceModel         `json:"device_model"`
 	Active                  bool                `json:"active"`
-	Config                  string              `json:"config"`
+	Config                  *string             `json:"config"` // null for who may not see it
 	DeviceName              *string             `json:"device_name"`
 	DeviceEntityID          *string             `json:"device_entity_id"`
 	EnableOTA               *bool               `json:"enable_ota"`
@@ -51,14 +52,21 @@ type deviceModel struct {
 	FirmwareVersion *string `json:"firmware_version"`
 }
 
-func (s *Server) detailOfDevice(d fleet.Device) deviceDetail {
+// detailOfDevice returns a device, with its config or without: a config may hold
+// secrets, under names that only the firmware knows, and is for those who may
+// see these.
+func (s *Server) detailOfDevice(d fleet.Device, withConfig bool) deviceDetail {
+	var config *string
+	if withConfig {
+		config = &d.Config
+	}
 	return deviceDetail{
 		ID:                      d.ID,
 		Key:                     d.Key,
 		DeviceModelID:           d.Model.ID,
 		DeviceModel:             deviceModel{d.Model.ID, d.Model.Code, d.Model.Name, d.Model.FirmwareVersion},
 		Active:                  d.Active,
-		Config:                  d.Config,
+		Config:                  config,
 		DeviceName:              d.Name,
 		DeviceEntityID:          d.EntityID,
 		EnableOTA:               d.EnableOTA,
@@ -121,7 +129,8 @@ func (s *Server) createDevice(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.write(w, r, http.StatusCreated, s.detailOfDevice(d))
+	audited(r.Context()).about("device", d.ID, d.Key)
+	s.write(w, r, http.StatusCreated, s.detailOfDevice(d, true))
 	return nil
 }
 
@@ -134,7 +143,8 @@ func (s *Server) getDevice(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.write(w, r, http.StatusOK, s.detailOfDevice(d))
+	who, _ := access.FromContext(r.Context())
+	s.write(w, r, http.StatusOK, s.detailOfDevice(d, who.Has(access.RoleEditor)))
 	return nil
 }
 
@@ -156,7 +166,7 @@ func (s *Server) updateDevice(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.write(w, r, http.StatusOK, s.detailOfDevice(d))
+	s.write(w, r, http.StatusOK, s.detailOfDevice(d, true))
 	return nil
 }
 

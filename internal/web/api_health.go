@@ -21,6 +21,9 @@ type Health struct {
 	// there is none. It is shown, and does not make the program unready: what
 	// devices send then waits at the broker.
 	Broker func() bool
+	// Provider reports whether the identity provider was found; nil if there is
+	// none. Until then nobody can be let in.
+	Provider func() bool
 	// Drain shuts the program down and returns when devices' messages are no
 	// longer taken and all streams have ended.
 	Drain func(context.Context) error
@@ -59,6 +62,11 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
 	body := map[string]any{
 		"status": "ready", "ready": ready, "database": database, "journal": journal,
 		"sse_gateway": map[string]any{"reachable": true, "ok": true}, // this program is the gateway
+	}
+	if s.health.Provider != nil {
+		found := s.health.Provider()
+		body["oidc"], ready = map[string]any{"ok": found}, ready && found
+		body["ready"] = ready
 	}
 	if s.health.Broker != nil {
 		body["mqtt"] = map[string]any{"connected": s.health.Broker()}

@@ -39,9 +39,16 @@ func (s *Server) deviceHistory(w http.ResponseWriter, r *http.Request) error {
 // fleetHistory does the same for several devices: ?device_ids=1,2, ?model_id=3,
 // or all.
 func (s *Server) fleetHistory(w http.ResponseWriter, r *http.Request) error {
-	devices, err := s.selectedDevices(r.URL.Query())
+	query := r.URL.Query()
+	devices, err := s.selectedDevices(query)
 	if err != nil {
 		return err
+	}
+	e := audited(r.Context())
+	for _, name := range []string{"device_ids", "model_id"} {
+		if text := strings.Join(query[name], ","); text != "" {
+			e.detail(name, text[:min(len(text), 1000)])
+		}
 	}
 	return s.answerHistory(w, r, devices)
 }
@@ -108,6 +115,7 @@ func (s *Server) answerHistory(w http.ResponseWriter, r *http.Request, devices [
 	}
 	switch export := exportFormat(r.Header.Get("Accept")); {
 	case export != "":
+		audited(r.Context()).action = actionExport
 		return s.export(w, r, q, export, r.URL.Query().Has("limit"))
 	case s.history == nil:
 		s.write(w, r, http.StatusOK, historyAnswer{Logs: []historyLine{}, Gaps: []historyGap{}})

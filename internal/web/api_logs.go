@@ -1,13 +1,33 @@
 package web
 
 import (
+	"cmp"
 	"net/http"
 	"strconv"
 
 	"signalbox/internal/access"
 	"signalbox/internal/fleet"
+	"signalbox/internal/registry"
 	"signalbox/internal/stream"
 )
+
+// streamRoute is the pattern of the route that openStream handles.
+const streamRoute = "GET /api/sse/stream"
+
+// refuseStream answers who may not open a stream because nobody is known behind
+// the request, or nobody who may: in the stream, as Streams.refuse does. It
+// reports false, and does nothing, for any other error.
+func (s *Server) refuseStream(w http.ResponseWriter, err error) bool {
+	if s.streams == nil {
+		return false
+	}
+	switch fleet.KindOf(err) {
+	case fleet.Unauthenticated, fleet.Forbidden:
+		s.connections.BindingFailed()
+		return s.streams.refuse(w, err) == nil
+	}
+	return false
+}
 
 // openStream opens an event stream for the caller.
 func (s *Server) openStream(w http.ResponseWriter, r *http.Request) error {
@@ -29,6 +49,7 @@ func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	who, _ := access.FromContext(r.Context())
+	q.tell(audited(r.Context()), s.registry.Directory())
 	if q.set == nil {
 		entityID, err := s.connections.Subscribe(r.Context(), who.Subject, q.requestID, q.device, q.want)
 		if err != nil {
@@ -87,6 +108,25 @@ type subscriptionRequest struct {
 	set       *stream.Set
 	want      stream.Want
 }
+
+// tell says in the audit what is watched.
+func (q *subscriptionRequest) tell(e *event, devices *registry.Directory) {
+	switch {
+	case q.set == nil:
+		d, _ := devices.ByID(q.device)
+		e.about("device", q.device, cmp.Or(d.Name, d.EntityID, d.Key))
+	case q.set.All:
+		e.detail("all", true)
+	case q.set.ModelID != 0:
+		e.about("model", q.set.ModelID, "")
+	default:
+		e.detail("devices", q.set.Devices[:min(len(q.set.Devices), toldDevices)])
+		e.detail("count", len(q.set.Devices))
+	}
+}
+
+// toldDevices is how many devices of a set the audit names.
+const toldDevices = 100
 
 // subscription reads it; what is wanted of the lines can only be said when a
 // subscription begins.

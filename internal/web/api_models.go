@@ -83,6 +83,7 @@ func (s *Server) createModel(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	audited(r.Context()).about("model", m.ID, m.Code)
 	s.write(w, r, http.StatusCreated, detailOfModel(m))
 	return nil
 }
@@ -122,6 +123,7 @@ func (s *Server) updateModel(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	audited(r.Context()).label = m.Code
 	s.write(w, r, http.StatusOK, detailOfModel(m))
 	return nil
 }

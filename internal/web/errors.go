@@ -3,10 +3,13 @@ package web
 import (
 	"context"
 	"errors"
+	"math"
 	"net/http"
+	"strconv"
 
 	"github.com/google/uuid"
 
+	"signalbox/internal/access"
 	"signalbox/internal/fleet"
 )
 
@@ -77,6 +80,9 @@ const retryAfter = "5"
 // fail answers a request with an error. Faults of ours are logged with what the
 // client is not told, under the correlation id that it is.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Pattern == streamRoute && s.refuseStream(w, err) {
+		return
+	}
 	if v, ok := errors.AsType[violations](err); ok {
 		s.write(w, r, http.StatusBadRequest, v)
 		return
@@ -99,6 +105,9 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	if kind == fleet.Unavailable {
 		w.Header().Set("Retry-After", retryAfter)
+	}
+	if limited, ok := errors.AsType[*access.TooManyAttempts](err); ok {
+		w.Header().Set("Retry-After", strconv.FormatInt(int64(math.Ceil(limited.RetryAfter.Seconds())), 10))
 	}
 	s.write(w, r, a.status, body)
 }

@@ -1,10 +1,12 @@
 package web
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -51,13 +53,15 @@ func (s *Server) cors(w http.ResponseWriter, r *http.Request) (preflight bool) {
 }
 
 // serve turns a row of the table into a handler: it checks the right, measures,
-// and answers errors and panics.
+// records, and answers errors and panics.
 func (s *Server) serve(rt route) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		tracked := &tracker{ResponseWriter: w}
-		err := s.run(rt, tracked, r)
+		what := s.begin(rt, r)
+		who, err := s.run(rt, tracked, r, what)
 		s.metrics.observe(rt.operation, time.Since(start), err)
+		s.record(rt, r, who, what, err)
 		switch {
 		case err == nil:
 		case !tracked.wrote:
@@ -70,7 +74,9 @@ func (s *Server) serve(rt route) http.HandlerFunc {
 	}
 }
 
-func (s *Server) run(rt route, w http.ResponseWriter, r *http.Request) (err error) {
+var errCrossOrigin = fleet.E(fleet.Forbidden, nil, "Cross-origin request refused")
+
+func (s *Server) run(rt route, w http.ResponseWriter, r *http.Request, what *event) (who access.Principal, err error) {
 	defer func() {
 		switch p := recover(); p {
 		case nil:
@@ -81,22 +87,51 @@ func (s *Server) run(rt route, w http.ResponseWriter, r *http.Request) (err erro
 		}
 	}()
 	if rt.needs == probe {
-		return rt.handle(w, r)
+		return who, rt.handle(w, r)
 	}
 	if s.draining.Load() {
-		return fleet.E(fleet.Unavailable, nil, "Signalbox is currently unavailable: shutting down")
+		return who, fleet.E(fleet.Unavailable, nil, "Signalbox is currently unavailable: shutting down")
 	}
+	// A header of its own no page of another site can send without our leave
+	// (CORS); everything else a browser may add by itself.
+	if r.Header.Get("Authorization") == "" && s.crossOrigin.Check(r) != nil {
+		return who, errCrossOrigin
+	}
+	ctx := context.WithValue(r.Context(), eventKey{}, what)
 	if rt.needs == public {
-		return rt.handle(w, r)
+		return who, rt.handle(w, r.WithContext(ctx))
 	}
-	p, err := s.authenticate(r)
-	if err != nil {
-		return err
+	if who, err = s.identity.identify(w, r, r.Pattern == streamRoute); err != nil {
+		return who, err
 	}
-	if rt.needs == editor && !p.Has(access.RoleEditor) {
-		return fleet.E(fleet.Forbidden, nil, "Insufficient permissions - requires one of: %s", access.RoleEditor)
+	if err := rt.needs.check(who); err != nil {
+		return who, err
 	}
-	return rt.handle(w, r.WithContext(access.NewContext(r.Context(), p)))
+	return who, rt.handle(w, r.WithContext(access.NewContext(ctx, who)))
+}
+
+// check returns the error for who has not this right. A device has none here,
+// whatever roles its token says.
+func (n right) check(p access.Principal) error {
+	var role string
+	var enough []string
+	switch n {
+	case viewer:
+		role, enough = access.RoleViewer, []string{access.RoleViewer, access.RoleEditor, access.RoleAdmin}
+	case editor:
+		role, enough = access.RoleEditor, []string{access.RoleEditor, access.RoleAdmin}
+	case pipeline:
+		role, enough = access.RolePipeline, []string{access.RolePipeline, access.RoleAdmin}
+	default:
+		role, enough = access.RoleAdmin, []string{access.RoleAdmin}
+	}
+	switch {
+	case p.Kind == access.Device || len(p.Roles) == 0:
+		return fleet.E(fleet.Forbidden, nil, "No recognized role -- access denied")
+	case !p.Has(role):
+		return fleet.E(fleet.Forbidden, nil, "Insufficient permissions - requires one of: %s", strings.Join(enough, ", "))
+	}
+	return nil
 }
 
 // tracker notices whether an answer was begun.
@@ -126,11 +161,7 @@ type metrics struct {
 	duration   *prometheus.HistogramVec
 }
 
-func newMetrics(reg *prometheus.Registry) *metrics {
-	var r prometheus.Registerer // a nil *Registry in it would not be nil
-	if reg != nil {
-		r = reg
-	}
+func newMetrics(r prometheus.Registerer) *metrics {
 	return &metrics{
 		operations: promauto.With(r).NewCounterVec(prometheus.CounterOpts{
 			Name: "iot_config_operations_total",

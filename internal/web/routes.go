@@ -12,10 +12,12 @@ import (
 type right uint8
 
 const (
-	probe   right = iota // nothing, and it is answered while the server drains
-	public               // nothing
-	anybody              // to be somebody
-	editor               // the role editor
+	probe    right = iota // nothing, and it is answered while the server drains
+	public                // nothing
+	viewer                // the role viewer, or a mightier one
+	editor                // the role editor, or admin
+	admin                 // the role admin
+	pipeline              // the role pipeline, or admin
 )
 
 // handler answers a request or returns an error without having written anything.
@@ -27,48 +29,79 @@ type route struct {
 	pattern   string // as in net/http.ServeMux
 	needs     right
 	operation string // label of the metrics; "" is not measured
+	audit     string // the action as the audit has it; "" is not recorded
 	handle    handler
 }
+
+// loginPath is where people log in.
+const loginPath = "/api/auth/login"
 
 // routes is the whole table of the main listener.
 func (s *Server) routes() []route {
 	return []route{
-		{"GET", "/api/auth/self", editor, "", s.self},
+		{"GET", "/api/auth/mode", public, "", "", s.showMode},
+		{"GET", "/api/auth/self", viewer, "", "", s.self},
+		{"GET", loginPath, public, "", "", s.beginLogin},
+		{"POST", loginPath, public, "", "login", s.login},
+		{"GET", "/api/auth/callback", public, "", "login", s.endLogin},
+		{"GET", "/api/auth/logout", public, "", "logout", s.logout},
+		{"POST", "/api/auth/logout", public, "", "logout", s.logoutHere},
+		{"POST", "/api/auth/backchannel-logout", public, "", "logout", s.backchannelLogout},
+		{"POST", "/api/auth/setup", public, "", "setup", s.setup},
 
-		{"GET", "/api/device-models", anybody, "list_device_models", s.listModels},
-		{"POST", "/api/device-models", editor, "create_device_model", s.createModel},
-		{"GET", "/api/device-models/{id}", anybody, "get_device_model", s.getModel},
-		{"PUT", "/api/device-models/{id}", editor, "update_device_model", s.updateModel},
-		{"DELETE", "/api/device-models/{id}", editor, "delete_device_model", s.deleteModel},
-		{"POST", "/api/device-models/{id}/validate", editor, "", s.validateConfig},
+		{"GET", "/api/account/sessions", viewer, "", "", s.listSessions},
+		{"DELETE", "/api/account/sessions", viewer, "", "session.end-all", s.endOtherSessions},
+		{"DELETE", "/api/account/sessions/{id}", viewer, "", "session.end", s.endOneSession},
+		{"POST", "/api/account/password", viewer, "", "password.change", s.changePassword},
+		{"GET", "/api/account/tokens", viewer, "", "", s.listOwnTokens},
+		{"POST", "/api/account/tokens", viewer, "", "token.create", s.createToken},
+		{"DELETE", "/api/account/tokens/{id}", viewer, "", "token.revoke", s.revokeOwnToken},
 
-		{"GET", "/api/devices", anybody, "list_devices", s.listDevices},
-		{"POST", "/api/devices", editor, "create_device", s.createDevice},
-		{"GET", "/api/devices/{id}", anybody, "get_device", s.getDevice},
-		{"PUT", "/api/devices/{id}", editor, "update_device", s.updateDevice},
-		{"DELETE", "/api/devices/{id}", editor, "delete_device", s.deleteDevice},
+		{"GET", "/api/people", admin, "", "", s.listPeople},
+		{"POST", "/api/people", admin, "", "person.create", s.createPerson},
+		{"GET", "/api/people/{id}", admin, "", "", s.getPerson},
+		{"PUT", "/api/people/{id}", admin, "", "person.update", s.updatePerson},
+		{"DELETE", "/api/people/{id}", admin, "", "person.delete", s.deletePerson},
+		{"POST", "/api/people/{id}/password", admin, "", "password.reset", s.resetPassword},
+		{"DELETE", "/api/people/{id}/sessions", admin, "", "session.end-all", s.endPersonsSessions},
+		{"GET", "/api/tokens", admin, "", "", s.listAllTokens},
+		{"DELETE", "/api/tokens/{id}", admin, "", "token.revoke", s.revokeAnyToken},
+		{"GET", "/api/audit", admin, "", "audit.export", s.listEvents},
 
-		{"GET", "/api/devices/{id}/logs", anybody, "get_device_logs", s.deviceHistory},
-		{"GET", "/api/logs", anybody, "get_logs", s.fleetHistory},
+		{"GET", "/api/device-models", viewer, "list_device_models", "", s.listModels},
+		{"POST", "/api/device-models", editor, "create_device_model", "model.create", s.createModel},
+		{"GET", "/api/device-models/{id}", viewer, "get_device_model", "", s.getModel},
+		{"PUT", "/api/device-models/{id}", editor, "update_device_model", "model.update", s.updateModel},
+		{"DELETE", "/api/device-models/{id}", editor, "delete_device_model", "model.delete", s.deleteModel},
+		{"POST", "/api/device-models/{id}/validate", editor, "", "", s.validateConfig},
 
-		{"GET", "/api/dead-letters", editor, "list_dead_letters", s.listDeadLetters},
-		{"DELETE", "/api/dead-letters", editor, "purge_dead_letters", s.purgeDeadLetters},
-		{"POST", "/api/dead-letters/retry", editor, "retry_dead_letters", s.retryDeadLetters},
+		{"GET", "/api/devices", viewer, "list_devices", "", s.listDevices},
+		{"POST", "/api/devices", editor, "create_device", "device.create", s.createDevice},
+		{"GET", "/api/devices/{id}", viewer, "get_device", "", s.getDevice},
+		{"PUT", "/api/devices/{id}", editor, "update_device", "device.update", s.updateDevice},
+		{"DELETE", "/api/devices/{id}", editor, "delete_device", "device.delete", s.deleteDevice},
 
-		{"GET", "/api/sse/stream", anybody, "", s.openStream},
-		{"POST", "/api/device-logs/subscribe", editor, "", s.subscribe},
-		{"POST", "/api/device-logs/unsubscribe", editor, "", s.unsubscribe},
-		{"GET", "/api/device-logs/subscriptions", anybody, "", s.listSubscriptions},
+		{"GET", "/api/devices/{id}/logs", viewer, "get_device_logs", actionRead, s.deviceHistory},
+		{"GET", "/api/logs", viewer, "get_logs", actionRead, s.fleetHistory},
 
-		{"GET", "/api/fleet", anybody, "", s.showFleet},
-		{"GET", "/api/fleet/series", anybody, "", s.showSeries},
-		{"GET", "/api/overview", anybody, "", s.showOverview},
+		{"GET", "/api/dead-letters", editor, "list_dead_letters", "", s.listDeadLetters},
+		{"DELETE", "/api/dead-letters", editor, "purge_dead_letters", "deadletters.purge", s.purgeDeadLetters},
+		{"POST", "/api/dead-letters/retry", editor, "retry_dead_letters", "deadletters.retry", s.retryDeadLetters},
 
-		{"GET", "/health/healthz", probe, "", s.healthz},
-		{"GET", "/health/readyz", probe, "", s.readyz},
-		{"GET", "/health/drain", probe, "", s.drain},
+		{"GET", "/api/sse/stream", viewer, "", "", s.openStream},
+		{"POST", "/api/device-logs/subscribe", viewer, "", "logs.watch", s.subscribe},
+		{"POST", "/api/device-logs/unsubscribe", viewer, "", "", s.unsubscribe},
+		{"GET", "/api/device-logs/subscriptions", viewer, "", "", s.listSubscriptions},
 
-		{"", "/", public, "", s.showPage},
+		{"GET", "/api/fleet", viewer, "", "", s.showFleet},
+		{"GET", "/api/fleet/series", viewer, "", "", s.showSeries},
+		{"GET", "/api/overview", viewer, "", "", s.showOverview},
+
+		{"GET", "/health/healthz", probe, "", "", s.healthz},
+		{"GET", "/health/readyz", probe, "", "", s.readyz},
+		{"GET", "/health/drain", probe, "", "", s.drain},
+
+		{"", "/", public, "", "", s.showPage},
 	}
 }
 
@@ -76,12 +109,12 @@ func (s *Server) routes() []route {
 // the operator's own network.
 func (s *Server) internalRoutes() []route {
 	return []route{
-		{"GET", "/health/healthz", probe, "", s.healthz},
-		{"GET", "/health/readyz", probe, "", s.readyz},
-		{"GET", "/health/drain", probe, "", s.drain},
-		{"GET", "/metrics", probe, "", s.showMetrics},
-		{"POST", "/internal/rotation-nudge", public, "", s.nudge},
-		{"", "/", probe, "", noRoute},
+		{"GET", "/health/healthz", probe, "", "", s.healthz},
+		{"GET", "/health/readyz", probe, "", "", s.readyz},
+		{"GET", "/health/drain", probe, "", "", s.drain},
+		{"GET", "/metrics", probe, "", "", s.showMetrics},
+		{"POST", "/internal/rotation-nudge", public, "", "", s.nudge},
+		{"", "/", probe, "", "", noRoute},
 	}
 }
 

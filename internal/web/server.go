@@ -9,7 +9,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"signalbox/internal/access"
 	"signalbox/internal/fleet"
 	"signalbox/internal/logs"
 	"signalbox/internal/overview"
@@ -26,10 +25,9 @@ type Options struct {
 	Registry *registry.Service
 	Metrics  *prometheus.Registry // nil: metrics are kept and not shown
 
-	// Authenticate says who sent a request; its error should be
-	// fleet.Unauthenticated. It is not asked on public routes. Nil means that
-	// authentication is off: everybody is access.Local.
-	Authenticate func(*http.Request) (access.Principal, error)
+	// Identity is how people prove who they are. Nil means that they need not:
+	// everybody is access.Local.
+	Identity *Identity
 
 	// CORSOrigins are the origins, as in https://example.com, whose pages may
 	// read answers; "*" is any. They may not send cookies.
@@ -64,12 +62,15 @@ type Options struct {
 
 // Server answers HTTP requests.
 type Server struct {
-	log          *slog.Logger
-	registry     *registry.Service
-	metrics      *metrics
-	authenticate func(*http.Request) (access.Principal, error)
-	origins      []string
-	maxBody      int64
+	log         *slog.Logger
+	registry    *registry.Service
+	metrics     *metrics
+	identity    *identity
+	crossOrigin *http.CrossOriginProtection
+	spent       once  // logout tokens
+	reads       reads // of logs
+	origins     []string
+	maxBody     int64
 
 	history     logs.History
 	undelivered *logs.Undelivered
@@ -90,29 +91,27 @@ type Server struct {
 // New returns a server. It panics when its metrics are registered already.
 func New(o Options) *Server {
 	s := &Server{
-		log:          o.Log,
-		registry:     o.Registry,
-		metrics:      newMetrics(o.Metrics),
-		authenticate: o.Authenticate,
-		origins:      o.CORSOrigins,
-		maxBody:      o.MaxBody,
-		history:      o.History,
-		undelivered:  o.Undelivered,
-		streams:      o.Streams,
-		connections:  o.Connections,
-		nudger:       o.Nudger,
-		health:       o.Health,
-		drainKey:     o.DrainKey,
-		activity:     o.Activity,
-		overview:     o.Overview,
-		gatherer:     prometheus.NewRegistry(),
+		log:         o.Log,
+		registry:    o.Registry,
+		origins:     o.CORSOrigins,
+		maxBody:     o.MaxBody,
+		history:     o.History,
+		undelivered: o.Undelivered,
+		streams:     o.Streams,
+		connections: o.Connections,
+		nudger:      o.Nudger,
+		health:      o.Health,
+		drainKey:    o.DrainKey,
+		activity:    o.Activity,
+		overview:    o.Overview,
+		gatherer:    prometheus.NewRegistry(),
 	}
+	var register prometheus.Registerer // a nil *Registry in it would not be nil
 	if o.Metrics != nil {
-		s.gatherer = o.Metrics
+		s.gatherer, register = o.Metrics, o.Metrics
 	}
-	if s.authenticate == nil {
-		s.authenticate = func(*http.Request) (access.Principal, error) { return access.Local(), nil }
-	}
+	s.metrics, s.identity = newMetrics(register), newIdentity(o.Identity, o.Log, register)
+	s.crossOrigin = newCrossOrigin(s.identity.BaseURL, o.CORSOrigins)
 	if s.maxBody == 0 {
 		s.maxBody = DefaultMaxBody
 	}

@@ -229,6 +229,8 @@ func (s *Streams) serve(w http.ResponseWriter, r *http.Request, who access.Princ
 func (s *Streams) refuse(w http.ResponseWriter, err error) error {
 	code := 0
 	switch fleet.KindOf(err) {
+	case fleet.Unauthenticated:
+		code = http.StatusUnauthorized
 	case fleet.Invalid:
 		code = http.StatusBadRequest
 	case fleet.Forbidden:

@@ -8,6 +8,34 @@ import (
 	"database/sql"
 )
 
+type ApiToken struct {
+	ID          int64
+	PersonID    int64
+	Name        string
+	Hint        string
+	SecretHash  string
+	Roles       string
+	LimitModels string
+	LimitTags   string
+	CreatedAt   int64
+	ExpiresAt   int64
+	UsedAt      sql.NullInt64
+}
+
+type AuditEvent struct {
+	ID      int64
+	At      int64
+	Actor   string
+	Name    string
+	Kind    string
+	Action  string
+	Target  string
+	Label   string
+	Outcome string
+	Address string
+	Detail  string
+}
+
 type Device struct {
 	ID                      int64
 	Key                     string
@@ -38,4 +66,40 @@ type DeviceModel struct {
 type IDCounter struct {
 	Name   string
 	LastID int64
+}
+
+type Person struct {
+	ID          int64
+	Subject     string
+	External    bool
+	Username    sql.NullString
+	Name        string
+	Email       string
+	Password    string
+	Roles       string
+	LimitModels string
+	LimitTags   string
+	Disabled    bool
+	CreatedAt   int64
+	SeenAt      sql.NullInt64
+}
+
+type Revocation struct {
+	Subject   string
+	Session   string
+	Kept      string
+	RevokedAt int64
+	Until     int64
+}
+
+type Session struct {
+	ID         string
+	PersonID   int64
+	SecretHash sql.NullString
+	Address    string
+	Agent      string
+	CreatedAt  int64
+	SeenAt     int64
+	ExpiresAt  int64
+	EndsAt     int64
 }
