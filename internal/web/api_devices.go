@@ -2,6 +2,7 @@ package web
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,6 +19,7 @@ type deviceSummary struct {
 	DeviceName      *string             `json:"device_name"`
 	DeviceEntityID  *string             `json:"device_entity_id"`
 	EnableOTA       *bool               `json:"enable_ota"`
+	Tags            []string            `json:"tags"`
 	RotationState   fleet.RotationState `json:"rotation_state"`
 	SecretCreatedAt *string             `json:"secret_created_at"`
 	LastCoredumpAt  *string             `json:"last_coredump_at"` // always null: there are no core dumps yet
@@ -34,6 +36,7 @@ type deviceDetail struct {
 	DeviceName              *string             `json:"device_name"`
 	DeviceEntityID          *string             `json:"device_entity_id"`
 	EnableOTA               *bool               `json:"enable_ota"`
+	Tags                    []string            `json:"tags"`
 	RotationState           fleet.RotationState `json:"rotation_state"`
 	ClientID                string              `json:"client_id"`
 	SecretCreatedAt         *string             `json:"secret_created_at"`
@@ -51,7 +54,7 @@ type deviceModel struct {
 	FirmwareVersion *string `json:"firmware_version"`
 }
 
-func (s *Server) detailOfDevice(d fleet.Device) deviceDetail {
+func (s *Server) detailOfDevice(sc scope, d fleet.Device) deviceDetail {
 	return deviceDetail{
 		ID:                      d.ID,
 		Key:                     d.Key,
@@ -62,6 +65,7 @@ func (s *Server) detailOfDevice(d fleet.Device) deviceDetail {
 		DeviceName:              d.Name,
 		DeviceEntityID:          d.EntityID,
 		EnableOTA:               d.EnableOTA,
+		Tags:                    tagList(d.Tags),
 		RotationState:           d.Rotation,
 		ClientID:                d.ClientID(),
 		SecretCreatedAt:         timestampOrNull(d.SecretCreatedAt),
@@ -69,9 +73,11 @@ func (s *Server) detailOfDevice(d fleet.Device) deviceDetail {
 		LastRotationCompletedAt: timestampOrNull(d.LastRotationCompletedAt),
 		CreatedAt:               timestamp(d.CreatedAt),
 		UpdatedAt:               timestamp(d.UpdatedAt),
-		Warnings:                s.registry.Warnings(d.ID),
+		Warnings:                s.registry.Warnings(d.ID, sc.sees),
 	}
 }
+
+func tagList(t fleet.Tags) []string { return slices.AppendSeq([]string{}, t.All()) }
 
 func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 	var filter registry.DeviceFilter
@@ -82,12 +88,16 @@ func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 	if state := fleet.RotationState(query.Get("rotation_state")); state != "" {
 		filter.Rotation = &state
 	}
+	sc := s.scope(r)
 	devices, err := s.registry.Devices(r.Context(), filter)
 	if err != nil {
 		return err
 	}
 	list := make([]deviceSummary, 0, len(devices))
 	for _, d := range devices {
+		if !sc.sees(d.Ref()) {
+			continue
+		}
 		list = append(list, deviceSummary{
 			ID:              d.ID,
 			Key:             d.Key,
@@ -96,6 +106,7 @@ func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 			DeviceName:      d.Name,
 			DeviceEntityID:  d.EntityID,
 			EnableOTA:       d.EnableOTA,
+			Tags:            tagList(d.Tags),
 			RotationState:   d.Rotation,
 			SecretCreatedAt: timestampOrNull(d.SecretCreatedAt),
 		})
@@ -117,11 +128,15 @@ func (s *Server) createDevice(w http.ResponseWriter, r *http.Request) error {
 	if err := f.err(); err != nil {
 		return err
 	}
-	d, err := s.registry.CreateDevice(r.Context(), model, config)
+	sc := s.scope(r)
+	if err := sc.seesModel(r.Context(), s.registry, model); err != nil {
+		return err
+	}
+	d, err := s.registry.CreateDevice(sc.changing(r.Context()), model, config)
 	if err != nil {
 		return err
 	}
-	s.write(w, r, http.StatusCreated, s.detailOfDevice(d))
+	s.write(w, r, http.StatusCreated, s.detailOfDevice(sc, d))
 	return nil
 }
 
@@ -130,11 +145,15 @@ func (s *Server) getDevice(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	sc := s.scope(r)
 	d, err := s.registry.Device(r.Context(), id)
 	if err != nil {
 		return err
 	}
-	s.write(w, r, http.StatusOK, s.detailOfDevice(d))
+	if !sc.sees(d.Ref()) {
+		return fleet.ErrNotFound("Device", id)
+	}
+	s.write(w, r, http.StatusOK, s.detailOfDevice(sc, d))
 	return nil
 }
 
@@ -152,11 +171,15 @@ func (s *Server) updateDevice(w http.ResponseWriter, r *http.Request) error {
 	if err := f.err(); err != nil {
 		return err
 	}
-	d, err := s.registry.UpdateDevice(r.Context(), id, config, active)
+	sc := s.scope(r)
+	if _, err := sc.device(id); err != nil {
+		return err
+	}
+	d, err := s.registry.UpdateDevice(sc.changing(r.Context()), id, config, active)
 	if err != nil {
 		return err
 	}
-	s.write(w, r, http.StatusOK, s.detailOfDevice(d))
+	s.write(w, r, http.StatusOK, s.detailOfDevice(sc, d))
 	return nil
 }
 
@@ -165,7 +188,11 @@ func (s *Server) deleteDevice(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.registry.DeleteDevice(r.Context(), id); err != nil {
+	sc := s.scope(r)
+	if _, err := sc.device(id); err != nil {
+		return err
+	}
+	if err := s.registry.DeleteDevice(sc.changing(r.Context()), id); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

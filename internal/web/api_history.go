@@ -29,9 +29,9 @@ func (s *Server) deviceHistory(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	d, ok := s.registry.Directory().ByID(id)
-	if !ok {
-		return fleet.ErrNotFound("Device", id)
+	d, err := s.scope(r).device(id)
+	if err != nil {
+		return err
 	}
 	return s.answerHistory(w, r, []string{d.Key})
 }
@@ -39,7 +39,7 @@ func (s *Server) deviceHistory(w http.ResponseWriter, r *http.Request) error {
 // fleetHistory does the same for several devices: ?device_ids=1,2, ?model_id=3,
 // or all.
 func (s *Server) fleetHistory(w http.ResponseWriter, r *http.Request) error {
-	devices, err := s.selectedDevices(r.URL.Query())
+	devices, err := selectedDevices(s.scope(r), r.URL.Query())
 	if err != nil {
 		return err
 	}
@@ -47,10 +47,13 @@ func (s *Server) fleetHistory(w http.ResponseWriter, r *http.Request) error {
 }
 
 // selectedDevices returns the keys of the devices that a query names, nil for all.
-func (s *Server) selectedDevices(query url.Values) ([]string, error) {
-	named, err := s.namedDevices(query, maxDevices)
+func selectedDevices(sc scope, query url.Values) ([]string, error) {
+	named, err := namedDevices(sc, query, maxDevices)
 	if err != nil {
 		return nil, err
+	}
+	if len(named) == 0 && query.Get("model_id") == "" {
+		return sc.keys(), nil
 	}
 	var keys []string
 	for _, ref := range named {
@@ -62,7 +65,7 @@ func (s *Server) selectedDevices(query url.Values) ([]string, error) {
 			return nil, fleet.E(fleet.Invalid, nil, "model_id must be a number, and not be used with device_ids")
 		}
 		keys = []string{}
-		for _, ref := range s.registry.Directory().All() {
+		for _, ref := range sc.devices() {
 			if ref.ModelID == id {
 				keys = append(keys, ref.Key)
 			}
@@ -72,17 +75,16 @@ func (s *Server) selectedDevices(query url.Values) ([]string, error) {
 }
 
 // namedDevices returns the devices of device_ids, at most that many.
-func (s *Server) namedDevices(query url.Values, most int) (devices []fleet.DeviceRef, err error) {
-	d := s.registry.Directory()
+func namedDevices(sc scope, query url.Values, most int) (devices []fleet.DeviceRef, err error) {
 	for _, list := range query["device_ids"] {
 		for text := range strings.SplitSeq(list, ",") {
 			id, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
 			if err != nil {
 				return nil, fleet.E(fleet.Invalid, nil, "device_ids must be numbers, separated by commas")
 			}
-			ref, ok := d.ByID(id)
-			if !ok {
-				return nil, fleet.ErrNotFound("Device", id)
+			ref, err := sc.device(id)
+			if err != nil {
+				return nil, err
 			}
 			if !slices.Contains(devices, ref) {
 				devices = append(devices, ref)
