@@ -77,6 +77,9 @@ const retryAfter = "5"
 // fail answers a request with an error. Faults of ours are logged with what the
 // client is not told, under the correlation id that it is.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Pattern == streamRoute && s.refuseStream(w, err) {
+		return
+	}
 	if v, ok := errors.AsType[violations](err); ok {
 		s.write(w, r, http.StatusBadRequest, v)
 		return
