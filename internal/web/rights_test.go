@@ -29,7 +29,7 @@ func follow(t *testing.T, server *httptest.Server, who, id string) *follower {
 		t.Fatal(err)
 	}
 	r.Header.Set("Who", who)
-	res, err := server.Client().Do(r)
+	res, err := server.Client().Do(r) //nolint:bodyclose // the follower has it, and closes it in the end
 	if err != nil {
 		t.Fatal(err)
 	}
