@@ -174,6 +174,10 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 			connections.DeviceCreated(ctx, ch.After)
 		default:
 			hub.Update(ch.After)
+			if ch.Before.Tags != ch.After.Tags { // it may be new to somebody
+				activity.Touch(ch.After.Key)
+			}
+			connections.DeviceUpdated(ch.Before, ch.After)
 		}
 	})
 	frontend := newFrontend(cfg.FrontendVersionURL, version, log)
@@ -250,6 +254,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 			close(a.drained)
 			return nil
 		}},
+		unit{"rights of streams", connections.Run},
 		unit{"nudges", nudger.Run},
 		unit{"frontend version", frontend.Run},
 		unit{"overview", recorder.Run},

@@ -39,6 +39,7 @@ func Registry(t *testing.T, open func(*testing.T) registry.Store) {
 	check("transactions are serial", registrySerial)
 	check("delete races insert", registryDeleteRace)
 	check("text is kept as it is", registryText)
+	check("untagged devices", registryUntagged)
 }
 
 var epoch = time.Date(2026, 2, 3, 4, 5, 6, 789012000, time.UTC)
@@ -95,7 +96,7 @@ func registryDevice(t *testing.T, s registry.Store) {
 	// Everything set, then everything that can be is not.
 	want := fleet.Device{
 		Key: "abcdefg2", Model: ofDevice, Active: true, Config: `{"deviceName": "x"}`,
-		Name: new("x"), EntityID: new("e"), EnableOTA: new(false), Rotation: fleet.RotationPending,
+		Name: new("x"), EntityID: new("e"), EnableOTA: new(false), Tags: fleet.NewTags("north", "lab"), Rotation: fleet.RotationPending,
 		SecretCreatedAt: new(epoch), LastRotationAttemptAt: new(epoch.Add(time.Hour)), LastRotationCompletedAt: new(epoch.Add(-time.Hour)),
 		CreatedAt: epoch, UpdatedAt: epoch,
 	}
@@ -103,7 +104,7 @@ func registryDevice(t *testing.T, s registry.Store) {
 	sameDevice(t, s, want)
 
 	want.Active, want.Config, want.Rotation, want.UpdatedAt = false, "null", fleet.RotationOK, epoch.Add(time.Second)
-	want.Name, want.EntityID, want.EnableOTA = nil, nil, nil
+	want.Name, want.EntityID, want.EnableOTA, want.Tags = nil, nil, nil, ""
 	want.SecretCreatedAt, want.LastRotationAttemptAt, want.LastRotationCompletedAt = nil, nil, nil
 	tx(t, s, func(q registry.Queries) error { return q.UpdateDevice(t.Context(), want) })
 	sameDevice(t, s, want)
@@ -111,6 +112,29 @@ func registryDevice(t *testing.T, s registry.Store) {
 	tx(t, s, func(q registry.Queries) error { return q.DeleteDevice(t.Context(), want.ID) })
 	_, err := s.Device(t.Context(), want.ID)
 	wantKind(t, err, fleet.NotFound)
+}
+
+func registryUntagged(t *testing.T, s registry.Store) {
+	model := insertModel(t, s, newModel("relay"))
+	var want []int64
+	for i, config := range []string{`{"tags": ["a"]}`, `{}`, `{"tags": ["b"]}`, `{"x": "tags"}`} {
+		d := newDevice(model, fmt.Sprintf("aaaaaaa%d", i))
+		d.Config = config
+		if i == 0 {
+			d.Tags = fleet.NewTags("a")
+		}
+		if id := insertDevice(t, s, d); i >= 2 {
+			want = append(want, id)
+		}
+	}
+	got, err := s.Untagged(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("untagged are %v, want %v", got, want)
+	}
 }
 
 func registryDeviceList(t *testing.T, s registry.Store) {

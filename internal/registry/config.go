@@ -8,6 +8,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"signalbox/internal/fleet"
@@ -20,6 +21,8 @@ const (
 	maxNumberText = 400       // characters of one number
 	maxExponent   = 308       // decimal exponent of one number, either way
 	maxText       = 255       // characters of a name or an entity id
+	maxTags       = 32        // of a device
+	maxTag        = 64        // characters of one tag
 )
 
 // CheckJSON reports whether text is a JSON document within the bounds. The
@@ -117,6 +120,7 @@ type settings struct {
 	name      *string
 	entityID  *string
 	enableOTA *bool
+	tags      fleet.Tags
 }
 
 // extract reads the settings of a parsed config. A config that is not an object
@@ -142,7 +146,38 @@ func extract(config any) (s settings, wrong []Problem) {
 	default:
 		wrong = append(wrong, Problem{"/enableOTA", "enableOTA must be true or false"})
 	}
+	s.tags, wrong = tagSetting(object["tags"], wrong)
 	return s, wrong
+}
+
+// tagSetting returns the tags of a config, and wrong with what is wrong with them.
+func tagSetting(value any, wrong []Problem) (fleet.Tags, []Problem) {
+	if value == nil {
+		return "", wrong
+	}
+	list, ok := value.([]any)
+	if !ok {
+		return "", append(wrong, Problem{"/tags", "tags must be an array of strings"})
+	}
+	if len(list) > maxTags {
+		return "", append(wrong, Problem{"/tags", fmt.Sprintf("tags must be at most %d", maxTags)})
+	}
+	var words []string
+	for i, item := range list {
+		word, ok := item.(string)
+		path := fmt.Sprintf("/tags/%d", i)
+		switch n := utf8.RuneCountInString(word); {
+		case !ok:
+			wrong = append(wrong, Problem{path, "tags must be strings"})
+		case n < 1 || n > maxTag:
+			wrong = append(wrong, Problem{path, fmt.Sprintf("tags must have 1 to %d characters", maxTag)})
+		case strings.ContainsFunc(word, func(c rune) bool { return c == ' ' || !unicode.IsPrint(c) }):
+			wrong = append(wrong, Problem{path, "tags must be of printable characters without whitespace"})
+		default:
+			words = append(words, word)
+		}
+	}
+	return fleet.NewTags(words...), wrong
 }
 
 // textSetting returns a setting that is a text, nil if it is blank or not there,

@@ -96,6 +96,9 @@ func New(ctx context.Context, store Store, log *slog.Logger, options ...Option) 
 	for _, option := range options {
 		option(s)
 	}
+	if err := s.readTags(ctx); err != nil {
+		return nil, fmt.Errorf("read the tags of devices: %w", err)
+	}
 	if err := s.Sync(ctx); err != nil {
 		return nil, fmt.Errorf("load devices: %w", err)
 	}
@@ -307,6 +310,7 @@ func (s *Service) CreateDevice(ctx context.Context, modelID int64, config string
 			Name:            settings.name,
 			EntityID:        settings.entityID,
 			EnableOTA:       settings.enableOTA,
+			Tags:            settings.tags,
 			Rotation:        fleet.RotationOK,
 			SecretCreatedAt: &now,
 			CreatedAt:       now,
@@ -352,7 +356,7 @@ func (s *Service) UpdateDevice(ctx context.Context, id int64, config string, act
 		}
 		before := d.Ref()
 		d.Config, d.Active = config, active
-		d.Name, d.EntityID, d.EnableOTA = settings.name, settings.entityID, settings.enableOTA
+		d.Name, d.EntityID, d.EnableOTA, d.Tags = settings.name, settings.entityID, settings.enableOTA, settings.tags
 		d.UpdatedAt = s.clock()
 		return Change{Kind: Updated, Before: before, After: d.Ref()}, q.UpdateDevice(ctx, d)
 	})
@@ -375,9 +379,10 @@ func (s *Service) DeleteDevice(ctx context.Context, id int64) error {
 	return err
 }
 
-// Warnings returns, in sentences for a person, what is doubtful about the
-// device as it is now: that others share its entity id. It is never nil.
-func (s *Service) Warnings(id int64) []string {
+// Warnings returns, in sentences for a person who sees those devices, what is
+// doubtful about the device as it is now: that others share its entity id. It is
+// never nil.
+func (s *Service) Warnings(id int64, sees func(fleet.DeviceRef) bool) []string {
 	const named = 5
 	warnings := []string{}
 	ref, ok := s.dir.ByID(id)
@@ -386,7 +391,7 @@ func (s *Service) Warnings(id int64) []string {
 	}
 	var keys []string
 	for _, other := range s.dir.ByEntity(ref.EntityID) {
-		if other.ID != id {
+		if other.ID != id && sees(other) {
 			keys = append(keys, other.Key)
 		}
 	}
@@ -428,7 +433,9 @@ func (s *Service) write(ctx context.Context, f func(Queries) (Change, error)) (C
 	var ch Change
 	committing := false
 	err := s.store.Tx(ctx, func(q Queries) (err error) {
-		ch, err = f(q)
+		if ch, err = f(q); err == nil {
+			err = allowed(ctx, ch)
+		}
 		committing = err == nil
 		return err
 	})

@@ -489,7 +489,7 @@ func TestWarnings(t *testing.T) {
 	first := createDevice(t, s, m.ID, config)
 	f := func(want ...string) {
 		t.Helper()
-		if diff := cmp.Diff(append([]string{}, want...), s.Warnings(first.ID)); diff != "" {
+		if diff := cmp.Diff(append([]string{}, want...), s.Warnings(first.ID, func(fleet.DeviceRef) bool { return true })); diff != "" {
 			t.Error(diff)
 		}
 	}
@@ -513,6 +513,9 @@ func TestWarnings(t *testing.T) {
 		createDevice(t, s, m.ID, config)
 	}
 	f(`The entity id "kitchen" is shared with key00002, key00003, key00004, key00005, key00006 and 2 more: log lines on the shared topic belong to all of them.`)
+	if got := s.Warnings(first.ID, func(d fleet.DeviceRef) bool { return d.Key == "key00004" }); len(got) != 1 || strings.Contains(got[0], "key00002") || !strings.Contains(got[0], "key00004:") {
+		t.Errorf("to somebody who sees one of them: %q", got)
+	}
 	if _, err := s.UpdateDevice(t.Context(), first.ID, `{}`, true); err != nil {
 		t.Error(err)
 	}

@@ -53,6 +53,9 @@ type Queries interface {
 	// UpdateDevice stores everything of d that can change: all but the id, key,
 	// model and creation time.
 	UpdateDevice(ctx context.Context, d fleet.Device) error
+	// Untagged returns the ids of the devices that have no tags though their
+	// config has the word "tags" in it.
+	Untagged(ctx context.Context) ([]int64, error)
 	// DeleteDevice removes a device.
 	DeleteDevice(ctx context.Context, id int64) error
 }

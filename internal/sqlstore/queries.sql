@@ -38,7 +38,7 @@ DELETE FROM device_models WHERE id = sqlc.arg(id);
 
 -- name: ListDevices :many
 SELECT d.id, d.key, d.active, d.device_name, d.device_entity_id, d.enable_ota, d.rotation_state,
-       d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at, d.created_at, d.updated_at,
+       d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at, d.created_at, d.updated_at, d.tags,
        m.id AS model_id, m.code AS model_code, m.name AS model_name, m.firmware_version
 FROM devices d
 JOIN device_models m ON m.id = d.device_model_id
@@ -47,7 +47,7 @@ WHERE (CAST(sqlc.narg(model_id) AS BIGINT) IS NULL OR d.device_model_id = CAST(s
 
 -- name: GetDevice :one
 SELECT d.id, d.key, d.active, d.config, d.device_name, d.device_entity_id, d.enable_ota, d.rotation_state,
-       d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at, d.created_at, d.updated_at,
+       d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at, d.created_at, d.updated_at, d.tags,
        m.id AS model_id, m.code AS model_code, m.name AS model_name, m.firmware_version
 FROM devices d
 JOIN device_models m ON m.id = d.device_model_id
@@ -55,10 +55,10 @@ WHERE d.id = sqlc.arg(id);
 
 -- name: InsertDevice :exec
 INSERT INTO devices (id, key, device_model_id, active, config, device_name, device_entity_id, enable_ota, rotation_state,
-                     secret_created_at, last_rotation_attempt_at, last_rotation_completed_at, created_at, updated_at)
+                     secret_created_at, last_rotation_attempt_at, last_rotation_completed_at, created_at, updated_at, tags)
 VALUES (sqlc.arg(id), sqlc.arg(key), sqlc.arg(device_model_id), sqlc.arg(active), sqlc.arg(config), sqlc.arg(device_name),
         sqlc.arg(device_entity_id), sqlc.arg(enable_ota), sqlc.arg(rotation_state), sqlc.arg(secret_created_at),
-        sqlc.arg(last_rotation_attempt_at), sqlc.arg(last_rotation_completed_at), sqlc.arg(created_at), sqlc.arg(updated_at));
+        sqlc.arg(last_rotation_attempt_at), sqlc.arg(last_rotation_completed_at), sqlc.arg(created_at), sqlc.arg(updated_at), sqlc.arg(tags));
 
 -- name: UpdateDevice :execrows
 UPDATE devices
@@ -66,8 +66,11 @@ SET active = sqlc.arg(active), config = sqlc.arg(config), device_name = sqlc.arg
     device_entity_id = sqlc.arg(device_entity_id), enable_ota = sqlc.arg(enable_ota),
     rotation_state = sqlc.arg(rotation_state), secret_created_at = sqlc.arg(secret_created_at),
     last_rotation_attempt_at = sqlc.arg(last_rotation_attempt_at),
-    last_rotation_completed_at = sqlc.arg(last_rotation_completed_at), updated_at = sqlc.arg(updated_at)
+    last_rotation_completed_at = sqlc.arg(last_rotation_completed_at), updated_at = sqlc.arg(updated_at), tags = sqlc.arg(tags)
 WHERE id = sqlc.arg(id);
+
+-- name: ListUntagged :many
+SELECT id FROM devices WHERE tags = '' AND config LIKE '%tags%';
 
 -- name: DeleteDevice :execrows
 DELETE FROM devices WHERE id = sqlc.arg(id);

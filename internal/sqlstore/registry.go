@@ -144,7 +144,7 @@ func (s queries) Devices(ctx context.Context, filter registry.DeviceFilter) ([]f
 			DeviceName: r.DeviceName, DeviceEntityID: r.DeviceEntityID, EnableOta: r.EnableOta,
 			RotationState: r.RotationState, SecretCreatedAt: r.SecretCreatedAt,
 			LastRotationAttemptAt: r.LastRotationAttemptAt, LastRotationCompletedAt: r.LastRotationCompletedAt,
-			CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
+			CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt, Tags: r.Tags,
 			ModelID: r.ModelID, ModelCode: r.ModelCode, ModelName: r.ModelName, FirmwareVersion: r.FirmwareVersion,
 		}))
 	}
@@ -182,6 +182,7 @@ func (s queries) InsertDevice(ctx context.Context, d fleet.Device) (int64, error
 		LastRotationCompletedAt: nullTime(d.LastRotationCompletedAt),
 		CreatedAt:               d.CreatedAt.UnixMicro(),
 		UpdatedAt:               d.UpdatedAt.UnixMicro(),
+		Tags:                    string(d.Tags),
 	})
 	switch violated(err) {
 	case unique:
@@ -209,9 +210,16 @@ func (s queries) UpdateDevice(ctx context.Context, d fleet.Device) error {
 		LastRotationAttemptAt:   nullTime(d.LastRotationAttemptAt),
 		LastRotationCompletedAt: nullTime(d.LastRotationCompletedAt),
 		UpdatedAt:               d.UpdatedAt.UnixMicro(),
+		Tags:                    string(d.Tags),
 		ID:                      d.ID,
 	})
 	return one(n, err, "Device", d.ID)
+}
+
+// Untagged implements registry.Queries.
+func (s queries) Untagged(ctx context.Context) ([]int64, error) {
+	ids, err := s.q.ListUntagged(ctx)
+	return ids, classify(err)
 }
 
 // DeleteDevice implements registry.Queries.
@@ -244,6 +252,7 @@ func device(r db.GetDeviceRow) fleet.Device {
 		Config:                  r.Config,
 		Name:                    stringPtr(r.DeviceName),
 		EntityID:                stringPtr(r.DeviceEntityID),
+		Tags:                    fleet.Tags(r.Tags),
 		Rotation:                fleet.RotationState(r.RotationState),
 		SecretCreatedAt:         timePtr(r.SecretCreatedAt),
 		LastRotationAttemptAt:   timePtr(r.LastRotationAttemptAt),

@@ -118,6 +118,28 @@ func (o *Outbox) Room(ctx context.Context) error {
 	}
 }
 
+// Finish drops what is queued and queues frames instead, the last of which must
+// be the one that ends the stream. A closed Outbox stays as it is.
+func (o *Outbox) Finish(frames ...*Frame) {
+	o.mu.Lock()
+	if o.closed {
+		o.mu.Unlock()
+		return
+	}
+	o.queue, o.bytes, o.ended = nil, 0, true
+	for _, f := range frames {
+		o.queue = append(o.queue, f)
+		o.bytes += f.Size()
+	}
+	o.signal()
+	wake := !o.busy
+	o.busy = true
+	o.mu.Unlock()
+	if wake {
+		o.wake()
+	}
+}
+
 // Close drops what is queued and everything that comes later.
 func (o *Outbox) Close() {
 	o.mu.Lock()

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -187,8 +188,53 @@ type client struct {
 	reader *reader
 	out    *sse.Outbox
 
+	who *holder // nil: may everything
+
 	mu   sync.Mutex
 	ends []*sse.Frame
+	cuts []string // the payloads of the frames
+}
+
+// holder is who opened connections, as Check tells it.
+type holder struct {
+	mu       sync.Mutex
+	standing Standing
+	err      error
+	asked    func() // called within Check
+}
+
+func (h *holder) set(change func(*holder)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	change(h)
+}
+
+func (h *holder) check(extended time.Time) (Standing, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.asked != nil {
+		h.asked()
+	}
+	s := h.standing
+	if extended.After(s.Expires) {
+		s.Expires = extended
+	}
+	if h.err == nil && !s.Expires.IsZero() && !s.Expires.After(time.Now()) {
+		return s, fmt.Errorf("token: %w", ErrExpired)
+	}
+	return s, h.err
+}
+
+// only allows the devices with one of the tags.
+func only(tags ...string) func(fleet.DeviceRef) bool {
+	return func(d fleet.DeviceRef) bool {
+		for tag := range d.Tags.All() {
+			if slices.Contains(tags, tag) {
+				return true
+			}
+		}
+		return false
+	}
 }
 
 // names returns the names of the frames that wait, and takes them.
@@ -205,13 +251,32 @@ func (c *client) ended() []*sse.Frame {
 	return slices.Clone(c.ends)
 }
 
+func (c *client) cutWith() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.cuts)
+}
+
 func (w *world) connect(subject, id, resume string) (*client, error) {
-	c := &client{out: sse.NewOutbox(1<<20, func() {})}
-	conn, err := w.registry.Connect(Request{ID: id, Subject: subject, LastEventID: resume, Out: c.out, End: func(f *sse.Frame) {
+	return w.connectAs(nil, subject, id, resume)
+}
+
+func (w *world) connectAs(who *holder, subject, id, resume string) (*client, error) {
+	c := &client{out: sse.NewOutbox(1<<20, func() {}), who: who}
+	q := Request{ID: id, Subject: subject, LastEventID: resume, Out: c.out, End: func(f *sse.Frame) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.ends = append(c.ends, f)
-	}})
+	}}
+	if who != nil {
+		q.Check = who.check
+		q.Cut = func(f *sse.Frame) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.cuts = append(c.cuts, f.Name+" "+string(f.Payload()))
+		}
+	}
+	conn, err := w.registry.Connect(q)
 	if err != nil {
 		return nil, err
 	}
@@ -283,8 +348,10 @@ func (w *world) check() {
 			if _, ok := r.followers[device][c]; !ok || ref.ID != device {
 				w.t.Errorf("%s follows %d, which does not know it", id, device)
 			}
-			if _, ok := r.opts.Devices.ByID(device); !ok {
+			if now, ok := r.opts.Devices.ByID(device); !ok {
 				w.t.Errorf("%s follows %d, which is deleted", id, device)
+			} else if !c.sees(now) {
+				w.t.Errorf("%s follows %d, which it may not see", id, device)
 			}
 			keys = append(keys, ref.Key)
 		}

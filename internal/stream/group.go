@@ -20,32 +20,73 @@ func (s Set) has(d fleet.DeviceRef) bool { return s.All || s.ModelID != 0 && d.M
 
 // group is a set that a connection follows.
 type group struct {
-	set  Set
-	want Want
+	set    Set
+	want   Want
+	except map[int64]struct{} // its devices that were unsubscribed one by one
 }
 
-// members returns the devices of the set.
-func (r *Registry) members(s Set) ([]fleet.DeviceRef, error) {
+// has reports whether a device is part of the group.
+func (g *group) has(d fleet.DeviceRef) bool {
+	_, left := g.except[d.ID]
+	return !left && g.set.has(d)
+}
+
+// group returns the group of c that has the device, nil if there is none or the
+// device may not be seen. Registry.mu is held.
+func (c *Connection) group(d fleet.DeviceRef) *group {
+	for i := range c.groups {
+		if g := &c.groups[i]; g.has(d) && c.sees(d) {
+			return g
+		}
+	}
+	return nil
+}
+
+// leaveOut takes the device out of what c follows of sets.
+func (r *Registry) leaveOut(c *Connection, d fleet.DeviceRef) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range c.groups {
+		if g := &c.groups[i]; g.set.has(d) {
+			if g.except == nil {
+				g.except = map[int64]struct{}{}
+			}
+			g.except[d.ID] = struct{}{}
+		}
+	}
+}
+
+// members returns the devices of the set that c may see; nil may see all.
+// Errors: NotFound for a device of a list.
+func (r *Registry) members(c *Connection, s Set) ([]fleet.DeviceRef, error) {
+	may := func(fleet.DeviceRef) bool { return true }
+	if c != nil {
+		r.mu.Lock()
+		if c.standing.May != nil {
+			may = c.standing.May
+		}
+		r.mu.Unlock()
+	}
 	if !s.All && s.ModelID == 0 {
 		var members []fleet.DeviceRef
 		for _, id := range s.Devices {
 			d, ok := r.opts.Devices.ByID(id)
-			if !ok {
+			if !ok || !may(d) {
 				return nil, fleet.ErrNotFound("Device", id)
 			}
 			members = append(members, d)
 		}
 		return members, nil
 	}
-	return slices.DeleteFunc(r.opts.Devices.All(), func(d fleet.DeviceRef) bool { return !s.has(d) }), nil
+	return slices.DeleteFunc(r.opts.Devices.All(), func(d fleet.DeviceRef) bool { return !s.has(d) || !may(d) }), nil
 }
 
 // SubscribeSet makes the subject's connection follow every device of the set,
-// whether or not it has an entity id, and returns them. A model, and all, are
+// that may be seen, whether or not it has an entity id, and returns them. A model, and all, are
 // not subject to the limit of devices. Errors are those of Subscribe; after one,
 // what was followed before still is and nothing else.
 func (r *Registry) SubscribeSet(ctx context.Context, subject, requestID string, set Set, want Want) ([]fleet.DeviceRef, error) {
-	if _, err := r.members(set); err != nil {
+	if _, err := r.members(nil, set); err != nil {
 		return nil, err
 	}
 	r.mu.Lock()
@@ -62,9 +103,9 @@ func (r *Registry) SubscribeSet(ctx context.Context, subject, requestID string, 
 		most = 0
 		// First the set, then its members: a device that is made in between is
 		// one of them, and one that is made later finds the set.
-		before = r.enter(c, group{set, want})
+		before = r.enter(c, group{set: set, want: want})
 	}
-	members, err := r.members(set)
+	members, err := r.members(c, set)
 	if err == nil {
 		err = r.follow(ctx, c, r.others(c, members), want, false, most)
 	}
@@ -110,7 +151,7 @@ func (r *Registry) enter(c *Connection, g group) (undo func()) {
 // NotFound for a device of a list, Forbidden if the connection is not the
 // subject's.
 func (r *Registry) UnsubscribeSet(ctx context.Context, subject, requestID string, set Set) (ended int, err error) {
-	members, err := r.members(set)
+	members, err := r.members(nil, set)
 	if err != nil {
 		return 0, err
 	}
@@ -138,6 +179,9 @@ func (r *Registry) UnsubscribeSet(ctx context.Context, subject, requestID string
 				return ended, err
 			}
 			continue
+		}
+		if len(set.Devices) > 0 {
+			r.leaveOut(c, d)
 		}
 		r.unfollow(c, d)
 		ended++
@@ -175,13 +219,9 @@ func (r *Registry) DeviceCreated(ctx context.Context, d fleet.DeviceRef) {
 func (r *Registry) belongs(c *Connection, d fleet.DeviceRef, want *Want) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, g := range c.groups {
-		if g.set.has(d) {
-			if want != nil {
-				*want = g.want
-			}
-			return true
-		}
+	g := c.group(d)
+	if g != nil && want != nil {
+		*want = g.want
 	}
-	return false
+	return g != nil
 }

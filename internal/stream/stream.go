@@ -92,13 +92,22 @@ type Registry struct {
 	followers map[int64]map[*Connection]struct{}
 	gone      map[string]memory // by request id: connections that ended of late
 	observers []Observer
+
+	// What Run listens to; each has room for one.
+	rechecks, opened, joins chan struct{}
 }
 
 // memory is what a connection leaves behind for the next one of its client.
 type memory struct {
 	subject string
-	devices map[string]time.Time // by key: when a connection last followed it
+	devices map[string]lately // by key
 	at      time.Time
+}
+
+// lately says when a connection last followed a device.
+type lately struct {
+	device int64
+	at     time.Time
 }
 
 // How long, and how many, memories are kept; and for how long a connection
@@ -124,13 +133,21 @@ type Connection struct {
 
 	out    *sse.Outbox
 	end    func(*sse.Frame)
+	cut    func(*sse.Frame)
+	check  func(time.Time) (Standing, error)
 	reader Reader
 
-	busy    sync.Mutex           // one subscribe or unsubscribe at a time
-	follows map[int64]followed   // guarded by Registry.mu; by device id
-	groups  []group              // guarded by Registry.mu
-	awaited map[string]time.Time // guarded by Registry.mu; what is in memory.devices and not followed again yet
-	closed  bool                 // guarded by Registry.mu
+	busy sync.Mutex // one subscribe or unsubscribe at a time
+
+	// Guarded by Registry.mu.
+	follows  map[int64]followed // by device id
+	groups   []group
+	partial  bool              // there may be devices of groups that it may see and does not follow
+	awaited  map[string]lately // what is in memory.devices and not followed again yet
+	closed   bool
+	standing Standing
+	extended time.Time // what Extend said last
+	warnAt   time.Time // when it is to be told of its end; zero: it was, or there is none
 }
 
 // followed is a device that a connection follows.
@@ -156,6 +173,15 @@ type Request struct {
 	// End closes the stream, after the given frame if it is not nil. It must
 	// not block.
 	End func(*sse.Frame)
+	// Cut closes the stream at once: what waits is dropped, and the frame is
+	// written if the client takes it within a fraction of a second. It must not
+	// block. Nil: End is used.
+	Cut func(*sse.Frame)
+	// Check returns how the one who opens the stream stands at the moment it is
+	// called; extended is what Extend said last of it, zero if nothing. Its
+	// error ends the stream, or keeps it from being opened. It must be quick.
+	// Nil: the stream may carry everything, for ever.
+	Check func(extended time.Time) (Standing, error)
 }
 
 const maxRequestID = 128
@@ -165,6 +191,7 @@ type metrics struct {
 	active        prometheus.Gauge
 	bindings      *prometheus.CounterVec
 	subscriptions prometheus.Gauge
+	ended         *prometheus.CounterVec
 }
 
 // NewRegistry returns a Registry without connections.
@@ -175,10 +202,15 @@ func NewRegistry(o Options) *Registry {
 		bindings:      prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sse_identity_binding_total", Help: "Attempts to open an event stream, by whether an identity was bound to it."}, []string{"status"}),
 		subscriptions: prometheus.NewGauge(prometheus.GaugeOpts{Name: "sse_device_log_subscriptions_active", Help: "Devices followed now, summed over all streams."}),
 	}
-	o.Registerer.MustRegister(m.connections, m.active, m.bindings, m.subscriptions)
+	m.ended = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sse_streams_ended_total", Help: "Event streams ended because the right to them was over, by why."}, []string{"reason"})
+	o.Registerer.MustRegister(m.connections, m.active, m.bindings, m.subscriptions, m.ended)
+	for _, reason := range []string{reasonExpired, reasonRevoked, reasonLogout} {
+		m.ended.WithLabelValues(reason)
+	}
 	return &Registry{
 		opts: o, metrics: m,
 		byRequest: map[string]*Connection{}, bySubject: map[string]int{}, followers: map[int64]map[*Connection]struct{}{}, gone: map[string]memory{},
+		rechecks: make(chan struct{}, 1), opened: make(chan struct{}, 1), joins: make(chan struct{}, 1),
 	}
 }
 
@@ -192,7 +224,7 @@ func (r *Registry) BindingFailed() { r.metrics.bindings.WithLabelValues("failed"
 // Connect opens a connection. A request id that is in use already is taken
 // over, with nothing inherited, if it is the same subject's; the old stream is
 // ended. Errors: Invalid for a bad id, Forbidden for somebody else's, TooMany
-// at a limit, Unavailable during shutdown.
+// at a limit, Unavailable during shutdown, and those of the Check.
 func (r *Registry) Connect(q Request) (*Connection, error) {
 	if err := checkRequestID(q.ID); err != nil {
 		r.metrics.bindings.WithLabelValues("failed").Inc()
@@ -200,8 +232,20 @@ func (r *Registry) Connect(q Request) (*Connection, error) {
 	}
 	c := &Connection{
 		RequestID: q.ID, Token: rand.Text(), Subject: q.Subject, Opened: time.Now(),
-		out: q.Out, end: q.End,
+		out: q.Out, end: q.End, cut: q.Cut, check: q.Check,
 	}
+	if c.cut == nil {
+		c.cut = q.End
+	}
+	if c.check == nil {
+		c.check = func(time.Time) (Standing, error) { return Standing{}, nil }
+	}
+	s, err := c.check(time.Time{})
+	if err != nil {
+		r.metrics.bindings.WithLabelValues("failed").Inc()
+		return nil, err
+	}
+	c.settle(s)
 	old, err := r.admit(c, q.LastEventID)
 	if err != nil {
 		r.metrics.bindings.WithLabelValues("failed").Inc()
@@ -211,6 +255,17 @@ func (r *Registry) Connect(q Request) (*Connection, error) {
 		old.end(nil)
 		old.reader.Close()
 	}
+	// What changed since the Check was perhaps told to those that were open, and
+	// this one was not yet.
+	if s, err = c.check(time.Time{}); err != nil {
+		r.metrics.bindings.WithLabelValues("failed").Inc()
+		r.Disconnect(c)
+		return nil, err
+	}
+	r.mu.Lock()
+	c.settle(s)
+	r.mu.Unlock()
+	signal(r.opened)
 	r.metrics.bindings.WithLabelValues("success").Inc()
 	for _, o := range r.observers {
 		r.notify(o, c)
@@ -300,25 +355,30 @@ func (r *Registry) remember(c *Connection) {
 			}
 		}
 	}
-	m := memory{subject: c.Subject, devices: make(map[string]time.Time, len(c.follows)+len(c.awaited)), at: time.Now()}
-	for key, at := range c.awaited {
-		if m.at.Sub(at) < awaitedAge {
-			m.devices[key] = at
+	m := memory{subject: c.Subject, devices: make(map[string]lately, len(c.follows)+len(c.awaited)), at: time.Now()}
+	for key, l := range c.awaited {
+		if m.at.Sub(l.at) < awaitedAge {
+			m.devices[key] = l
 		}
 	}
 	for _, d := range c.follows {
-		m.devices[d.Key] = m.at
+		m.devices[d.Key] = lately{d.ID, m.at}
 	}
 	r.gone[c.RequestID] = m
 }
 
-// recall returns the keys of what the client of c followed before, nil if that
-// is not known. r.mu is held.
+// recall returns the keys of what the client of c followed before and may see,
+// nil if that is not known. r.mu is held.
 func (r *Registry) recall(c *Connection) []string {
 	m, ok := r.gone[c.RequestID]
 	delete(r.gone, c.RequestID)
 	if !ok || m.subject != c.Subject || time.Since(m.at) > memoryAge {
 		return nil
+	}
+	for key, l := range m.devices {
+		if d, ok := r.opts.Devices.ByID(l.device); ok && !c.sees(d) {
+			delete(m.devices, key)
+		}
 	}
 	c.awaited = m.devices
 	return slices.AppendSeq(make([]string, 0, len(m.devices)), maps.Keys(m.devices))
@@ -385,8 +445,8 @@ func (r *Registry) caller(subject, requestID string) (*Connection, error) {
 // Subscribe makes the subject's connection follow a device, and returns the
 // device's entity id. Twice is once; with another filter it replaces the first.
 // What is wanted of the device holds whatever sets with it are followed.
-// Errors: NotFound for the device or its entity id, Forbidden if the connection
-// is not the subject's, Invalid for what is wanted, TooMany at the limit,
+// Errors: NotFound for the device, also if it may not be seen, or its entity id,
+// Forbidden if the connection is not the subject's, Invalid for what is wanted, TooMany at the limit,
 // Unavailable if the journal does not answer.
 func (r *Registry) Subscribe(ctx context.Context, subject, requestID string, device int64, want Want) (entityID string, err error) {
 	d, ok := r.opts.Devices.ByID(device)
@@ -404,18 +464,29 @@ func (r *Registry) Subscribe(ctx context.Context, subject, requestID string, dev
 	}
 	c.busy.Lock()
 	defer c.busy.Unlock()
+	if !r.visible(c, device) {
+		return "", fleet.ErrNotFound("Device", device)
+	}
 	if err := r.follow(ctx, c, []fleet.DeviceRef{d}, want, true, r.opts.MaxSubscriptions); err != nil {
 		return "", err
 	}
-	if _, ok := r.opts.Devices.ByID(device); !ok {
+	if !r.visible(c, device) {
 		return "", fleet.ErrNotFound("Device", device)
 	}
 	return d.EntityID, nil
 }
 
+// visible reports whether there is such a device that c may follow.
+func (r *Registry) visible(c *Connection, device int64) bool {
+	d, ok := r.opts.Devices.ByID(device)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return ok && c.sees(d)
+}
+
 // follow makes c follow devices, if it then follows at most that many; 0 is no
 // limit. Of those that are followed already only the filter changes, and those
-// that are deleted meanwhile are left out. c.busy is held.
+// that are deleted meanwhile, or may not be seen any more, are left out. c.busy is held.
 func (r *Registry) follow(ctx context.Context, c *Connection, devices []fleet.DeviceRef, want Want, own bool, most int) error {
 	r.mu.Lock()
 	var change []fleet.DeviceRef
@@ -457,7 +528,7 @@ func (r *Registry) follow(ctx context.Context, c *Connection, devices []fleet.De
 	}
 	for _, d := range change {
 		switch now, exists := r.opts.Devices.ByID(d.ID); {
-		case exists:
+		case exists && c.sees(now):
 			r.link(c, now, want, own)
 		default:
 			if _, follows := c.follows[d.ID]; follows {
@@ -503,6 +574,7 @@ func (r *Registry) Unsubscribe(ctx context.Context, subject, requestID string, d
 	if had.own && r.belongs(c, d, &want) {
 		return r.follow(ctx, c, []fleet.DeviceRef{d}, want, false, 0)
 	}
+	r.leaveOut(c, d)
 	r.unfollow(c, d)
 	return nil
 }

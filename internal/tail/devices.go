@@ -262,9 +262,9 @@ func (f *follower) leave(ctx context.Context) (gone []device, err error) {
 	return gone, nil
 }
 
-// deleted takes out a device that the server says is deleted, and reports
-// whether something is left that may have lines.
-func (f *follower) deleted(id int64) bool {
+// without takes out a device that the server says is gone, and reports whether
+// something is left that may have lines.
+func (f *follower) without(id int64) bool {
 	f.wanted = slices.DeleteFunc(slices.Clone(f.wanted), func(d device) bool { return d.ID == id })
 	return f.all || len(f.wanted) > 0
 }

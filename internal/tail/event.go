@@ -20,8 +20,11 @@ type event struct {
 	logs     *logsPayload
 	gap      *gapPayload
 	deleted  *deletedPayload
-	bad      error // the data could not be read
-	err      error // the stream ended
+	lost     *deletedPayload  // a subscription that was ended because the device may not be seen any more
+	expiring *expiringPayload // the right to the stream will be over
+	ended    *endedPayload    // it is
+	bad      error            // the data could not be read
+	err      error            // the stream ended
 }
 
 // logsPayload is one batch of a device's lines.
@@ -55,6 +58,31 @@ type gapPayload struct {
 // deletedPayload names a device that was followed and is deleted.
 type deletedPayload struct {
 	DeviceID int64 `json:"device_id"`
+}
+
+// expiringPayload says when the right to the stream will be over.
+type expiringPayload struct {
+	At time.Time `json:"expires_at"`
+}
+
+// endedPayload says why the right to the stream is over.
+type endedPayload struct {
+	Reason string `json:"reason"`
+}
+
+// reason returns that as the end of a run.
+func (e *endedPayload) reason() error {
+	why, ok := map[string]string{
+		"expired": "its time is over", "revoked": "it was revoked, or you may not follow devices any more", "logout": "it was logged out",
+	}[e.Reason]
+	switch {
+	case ok:
+	case e.Reason == "":
+		why = "it does not say why"
+	default:
+		why = escape(e.Reason)
+	}
+	return fleet.E(fleet.Unauthenticated, nil, "The server has ended the session of the token: %s", why)
 }
 
 // rejection is the server's refusal of a stream.
@@ -116,9 +144,19 @@ func (ev *event) parse(msg sse.Message) {
 		case "device-deleted":
 			ev.deleted = &deletedPayload{}
 			ev.bad = json.Unmarshal(app.Payload, ev.deleted)
+		case "subscription-ended":
+			ev.lost = &deletedPayload{}
+			ev.bad = json.Unmarshal(app.Payload, ev.lost)
+		case "session-expiring":
+			ev.expiring = &expiringPayload{}
+			ev.bad = json.Unmarshal(app.Payload, ev.expiring)
+		case "session-ended":
+			ev.ended = &endedPayload{}
+			// What cannot be read is an end all the same.
+			_ = json.Unmarshal(app.Payload, ev.ended)
 		}
 		if ev.bad != nil {
-			ev.logs, ev.gap, ev.deleted = nil, nil, nil
+			ev.logs, ev.gap, ev.deleted, ev.lost, ev.expiring = nil, nil, nil, nil, nil
 		}
 	}
 }

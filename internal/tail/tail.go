@@ -109,7 +109,8 @@ func (l *lost) Error() string { return l.why }
 // *fleet.Error: Invalid for a mistake in cfg and for a name that several
 // devices bear, NotFound for a device that does not exist or can have no lines
 // and when all that were named have been deleted,
-// Unauthenticated and Forbidden when the server refuses the token, Unavailable
+// Unauthenticated and Forbidden when the server refuses the token or ends its
+// session, or lets it see nothing that was named any more, Unavailable
 // when the server cannot be reached at the start; TooMany when the server
 // keeps refusing a device that was asked for by name.
 func Run(ctx context.Context, cfg Config) error {
@@ -388,8 +389,16 @@ func (t *tail) session(ctx context.Context) error {
 					}
 				})
 			case ev.deleted != nil:
-				if !t.deleted(ev.deleted.DeviceID) {
+				if !t.without(ev.deleted.DeviceID, "was deleted") {
 					return errNothingLeft()
+				}
+			case ev.ended != nil:
+				return ev.ended.reason()
+			case ev.expiring != nil:
+				t.note("--- the session of the token ends at %s, unless it is renewed ---", ev.expiring.At.In(t.printer.zone).Format(time.DateTime))
+			case ev.lost != nil:
+				if !t.without(ev.lost.DeviceID, "is followed no more: you may not see it any longer") {
+					return fleet.E(fleet.Forbidden, nil, "There is nothing left to follow: you may not see what was named any longer")
 				}
 			default:
 				if err := t.take(ctx, ev); err != nil {
@@ -408,15 +417,15 @@ func (t *tail) session(ctx context.Context) error {
 	}
 }
 
-// deleted says that a device is deleted, and reports whether there is
-// something left to follow.
-func (t *tail) deleted(id int64) bool {
+// without says what became of a device that is not followed any more, and
+// reports whether there is something left to follow.
+func (t *tail) without(id int64, became string) bool {
 	if n, ok := t.printer.names[id]; ok {
-		t.note("--- %s was deleted ---", n.device.label())
+		t.note("--- %s %s ---", n.device.label(), became)
 	} else {
-		t.note("--- device %d was deleted ---", id)
+		t.note("--- device %d %s ---", id, became)
 	}
-	return t.follow.deleted(id)
+	return t.follow.without(id)
 }
 
 // meet looks a device up that was made after the others were listed. If that

@@ -463,6 +463,60 @@ func TestAllFollowsDevicesThatComeLater(t *testing.T) {
 	}
 }
 
+// A session that is over ends the tail, which says why and does not try again.
+func TestSessionEnds(t *testing.T) {
+	f := func(payload, why string) {
+		t.Run(why, func(t *testing.T) {
+			s := newServer(t, lamp(), door())
+			s.onOpen = func(n int, w http.ResponseWriter, _ *http.Request) bool {
+				script(w, string(sse.Event("session-expiring", "", []byte(`{"expires_at":"2026-07-04T08:00:00.000000Z"}`)).Block()), string(sse.Event("session-ended", "", []byte(payload)).Block()))
+				return true
+			}
+			r := start(t, s, Config{All: true})
+			if err := r.end(t); fleet.KindOf(err) != fleet.Unauthenticated || err.Error() != "The server has ended the session of the token: "+why {
+				t.Errorf("ended with %v", err)
+			}
+			if n := len(s.openings()); n != 1 {
+				t.Errorf("%d streams were opened", n)
+			}
+			r.err.wait(t, "--- the session of the token ends at 2026-07-04 08:00:00, unless it is renewed ---\n")
+		})
+	}
+	f(`{"reason":"expired"}`, "its time is over")
+	f(`{"reason":"revoked"}`, "it was revoked, or you may not follow devices any more")
+	f(`{"reason":"logout"}`, "it was logged out")
+	f(`{"reason":"\u001b[2J"}`, escape("\x1b[2J"))
+	f(`7`, "it does not say why")
+}
+
+// A device that may not be seen any more is told; without the last one there is
+// nothing to wait for.
+func TestSubscriptionEnds(t *testing.T) {
+	event := func(id int64) string {
+		return string(sse.Event("subscription-ended", "", fmt.Appendf(nil, `{"device_entity_id":"x","device_id":%d,"reason":"forbidden"}`, id)).Block())
+	}
+	for _, all := range []bool{false, true} {
+		s := newServer(t, lamp(), door())
+		s.onOpen = func(_ int, w http.ResponseWriter, r *http.Request) bool {
+			script(w, event(5), event(6))
+			<-r.Context().Done()
+			return true
+		}
+		cfg := Config{Devices: []string{"lamp", "door"}}
+		if all {
+			cfg = Config{All: true}
+		}
+		r := start(t, s, cfg)
+		r.err.wait(t, "--- Lamp is followed no more: you may not see it any longer ---\n")
+		r.err.wait(t, "--- Front door is followed no more: you may not see it any longer ---\n")
+		if all {
+			r.stop(t)
+		} else if err := r.end(t); fleet.KindOf(err) != fleet.Forbidden || !strings.Contains(err.Error(), "nothing left to follow") {
+			t.Error(err)
+		}
+	}
+}
+
 // A device that is deleted is told; without the last one there is nothing to
 // wait for.
 func TestDeletedDevices(t *testing.T) {

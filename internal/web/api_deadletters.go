@@ -32,6 +32,9 @@ type deadLetter struct {
 // listDeadLetters answers which lines sinks refused for good:
 // ?sink=&order=newest|oldest&cursor=&limit=.
 func (s *Server) listDeadLetters(w http.ResponseWriter, r *http.Request) error {
+	if err := s.scope(r).needWhole(); err != nil {
+		return err
+	}
 	v := r.URL.Query()
 	p := params{values: v}
 	q := logs.DeadQuery{Sink: v.Get("sink"), Newest: true, Limit: p.number("limit", defaultLetters, 1, logs.MaxDeadLetters), After: p.letter("cursor")}
@@ -74,6 +77,9 @@ func (s *Server) listDeadLetters(w http.ResponseWriter, r *http.Request) error {
 // retryDeadLetters hands some letters of a sink to it again, the oldest first:
 // ?sink=&cursor=.
 func (s *Server) retryDeadLetters(w http.ResponseWriter, r *http.Request) error {
+	if err := s.scope(r).needWhole(); err != nil {
+		return err
+	}
 	v := r.URL.Query()
 	p := params{values: v}
 	after := p.letter("cursor")
@@ -102,6 +108,9 @@ func (s *Server) retryDeadLetters(w http.ResponseWriter, r *http.Request) error 
 
 // purgeDeadLetters removes the letters of a sink: ?sink=&through=.
 func (s *Server) purgeDeadLetters(w http.ResponseWriter, r *http.Request) error {
+	if err := s.scope(r).needWhole(); err != nil {
+		return err
+	}
 	v := r.URL.Query()
 	p := params{values: v}
 	through := p.letter("through")

@@ -2,6 +2,7 @@ package web
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,6 +20,7 @@ type deviceSummary struct {
 	DeviceName      *string             `json:"device_name"`
 	DeviceEntityID  *string             `json:"device_entity_id"`
 	EnableOTA       *bool               `json:"enable_ota"`
+	Tags            []string            `json:"tags"`
 	RotationState   fleet.RotationState `json:"rotation_state"`
 	SecretCreatedAt *string             `json:"secret_created_at"`
 	LastCoredumpAt  *string             `json:"last_coredump_at"` // always null: there are no core dumps yet
@@ -35,6 +37,7 @@ type deviceDetail struct {
 	DeviceName              *string             `json:"device_name"`
 	DeviceEntityID          *string             `json:"device_entity_id"`
 	EnableOTA               *bool               `json:"enable_ota"`
+	Tags                    []string            `json:"tags"`
 	RotationState           fleet.RotationState `json:"rotation_state"`
 	ClientID                string              `json:"client_id"`
 	SecretCreatedAt         *string             `json:"secret_created_at"`
@@ -55,9 +58,9 @@ type deviceModel struct {
 // detailOfDevice returns a device, with its config or without: a config may hold
 // secrets, under names that only the firmware knows, and is for those who may
 // see these.
-func (s *Server) detailOfDevice(d fleet.Device, withConfig bool) deviceDetail {
+func (s *Server) detailOfDevice(sc scope, d fleet.Device) deviceDetail {
 	var config *string
-	if withConfig {
+	if sc.who.Has(access.RoleEditor) {
 		config = &d.Config
 	}
 	return deviceDetail{
@@ -70,6 +73,7 @@ func (s *Server) detailOfDevice(d fleet.Device, withConfig bool) deviceDetail {
 		DeviceName:              d.Name,
 		DeviceEntityID:          d.EntityID,
 		EnableOTA:               d.EnableOTA,
+		Tags:                    tagList(d.Tags),
 		RotationState:           d.Rotation,
 		ClientID:                d.ClientID(),
 		SecretCreatedAt:         timestampOrNull(d.SecretCreatedAt),
@@ -77,9 +81,11 @@ func (s *Server) detailOfDevice(d fleet.Device, withConfig bool) deviceDetail {
 		LastRotationCompletedAt: timestampOrNull(d.LastRotationCompletedAt),
 		CreatedAt:               timestamp(d.CreatedAt),
 		UpdatedAt:               timestamp(d.UpdatedAt),
-		Warnings:                s.registry.Warnings(d.ID),
+		Warnings:                s.registry.Warnings(d.ID, sc.sees),
 	}
 }
+
+func tagList(t fleet.Tags) []string { return slices.AppendSeq([]string{}, t.All()) }
 
 func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 	var filter registry.DeviceFilter
@@ -90,12 +96,16 @@ func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 	if state := fleet.RotationState(query.Get("rotation_state")); state != "" {
 		filter.Rotation = &state
 	}
+	sc := s.scope(r)
 	devices, err := s.registry.Devices(r.Context(), filter)
 	if err != nil {
 		return err
 	}
 	list := make([]deviceSummary, 0, len(devices))
 	for _, d := range devices {
+		if !sc.sees(d.Ref()) {
+			continue
+		}
 		list = append(list, deviceSummary{
 			ID:              d.ID,
 			Key:             d.Key,
@@ -104,6 +114,7 @@ func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 			DeviceName:      d.Name,
 			DeviceEntityID:  d.EntityID,
 			EnableOTA:       d.EnableOTA,
+			Tags:            tagList(d.Tags),
 			RotationState:   d.Rotation,
 			SecretCreatedAt: timestampOrNull(d.SecretCreatedAt),
 		})
@@ -125,12 +136,16 @@ func (s *Server) createDevice(w http.ResponseWriter, r *http.Request) error {
 	if err := f.err(); err != nil {
 		return err
 	}
-	d, err := s.registry.CreateDevice(r.Context(), model, config)
+	sc := s.scope(r)
+	if err := sc.seesModel(r.Context(), s.registry, model); err != nil {
+		return err
+	}
+	d, err := s.registry.CreateDevice(sc.changing(r.Context()), model, config)
 	if err != nil {
 		return err
 	}
 	audited(r.Context()).about("device", d.ID, d.Key)
-	s.write(w, r, http.StatusCreated, s.detailOfDevice(d, true))
+	s.write(w, r, http.StatusCreated, s.detailOfDevice(sc, d))
 	return nil
 }
 
@@ -139,12 +154,15 @@ func (s *Server) getDevice(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	sc := s.scope(r)
 	d, err := s.registry.Device(r.Context(), id)
 	if err != nil {
 		return err
 	}
-	who, _ := access.FromContext(r.Context())
-	s.write(w, r, http.StatusOK, s.detailOfDevice(d, who.Has(access.RoleEditor)))
+	if !sc.sees(d.Ref()) {
+		return fleet.ErrNotFound("Device", id)
+	}
+	s.write(w, r, http.StatusOK, s.detailOfDevice(sc, d))
 	return nil
 }
 
@@ -162,11 +180,15 @@ func (s *Server) updateDevice(w http.ResponseWriter, r *http.Request) error {
 	if err := f.err(); err != nil {
 		return err
 	}
-	d, err := s.registry.UpdateDevice(r.Context(), id, config, active)
+	sc := s.scope(r)
+	if _, err := sc.device(id); err != nil {
+		return err
+	}
+	d, err := s.registry.UpdateDevice(sc.changing(r.Context()), id, config, active)
 	if err != nil {
 		return err
 	}
-	s.write(w, r, http.StatusOK, s.detailOfDevice(d, true))
+	s.write(w, r, http.StatusOK, s.detailOfDevice(sc, d))
 	return nil
 }
 
@@ -175,7 +197,11 @@ func (s *Server) deleteDevice(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.registry.DeleteDevice(r.Context(), id); err != nil {
+	sc := s.scope(r)
+	if _, err := sc.device(id); err != nil {
+		return err
+	}
+	if err := s.registry.DeleteDevice(sc.changing(r.Context()), id); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)

@@ -2,6 +2,7 @@ package web
 
 import (
 	"net/http"
+	"strings"
 	"time"
 
 	"signalbox/internal/fleet"
@@ -30,16 +31,20 @@ type lastLine struct {
 // showFleet answers what every device said of late, with ?since=TOKEN only of
 // those of which that changed since the answer with the token.
 func (s *Server) showFleet(w http.ResponseWriter, r *http.Request) error {
-	now := time.Now()
+	sc, now := s.scope(r), time.Now()
+	// One of another scope knows of other devices.
+	since, same := strings.CutSuffix(r.URL.Query().Get("since"), sc.mark())
+	if !same {
+		since = ""
+	}
 	// The token first: what changes meanwhile is told now and once more.
-	changes := s.activity.Changes(r.URL.Query().Get("since"), now)
-	directory := s.registry.Directory()
+	changes := s.activity.Changes(since, now)
 	var devices []fleet.DeviceRef
 	if changes.All {
-		devices = directory.All()
+		devices = sc.devices()
 	}
 	for _, id := range changes.Devices {
-		if d, ok := directory.ByID(id); ok {
+		if d, err := sc.device(id); err == nil {
 			devices = append(devices, d)
 		}
 	}
@@ -59,7 +64,7 @@ func (s *Server) showFleet(w http.ResponseWriter, r *http.Request) error {
 		Complete bool            `json:"complete"`
 		Filled   bool            `json:"filled"`
 		Devices  []fleetActivity `json:"devices"`
-	}{timestamp(now), changes.Token, changes.All, changes.Filled, list})
+	}{timestamp(now), changes.Token + sc.mark(), changes.All, changes.Filled, list})
 	return nil
 }
 
@@ -79,7 +84,7 @@ type minutes struct {
 
 // showSeries answers that of the devices with ?device_ids=1,2.
 func (s *Server) showSeries(w http.ResponseWriter, r *http.Request) error {
-	devices, err := s.namedDevices(r.URL.Query(), maxSeries)
+	devices, err := namedDevices(s.scope(r), r.URL.Query(), maxSeries)
 	if err != nil {
 		return err
 	}

@@ -29,9 +29,9 @@ func (s *Server) deviceHistory(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	d, ok := s.registry.Directory().ByID(id)
-	if !ok {
-		return fleet.ErrNotFound("Device", id)
+	d, err := s.scope(r).device(id)
+	if err != nil {
+		return err
 	}
 	return s.answerHistory(w, r, []string{d.Key})
 }
@@ -40,7 +40,7 @@ func (s *Server) deviceHistory(w http.ResponseWriter, r *http.Request) error {
 // or all.
 func (s *Server) fleetHistory(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
-	devices, err := s.selectedDevices(query)
+	devices, err := selectedDevices(s.scope(r), query)
 	if err != nil {
 		return err
 	}
@@ -54,10 +54,13 @@ func (s *Server) fleetHistory(w http.ResponseWriter, r *http.Request) error {
 }
 
 // selectedDevices returns the keys of the devices that a query names, nil for all.
-func (s *Server) selectedDevices(query url.Values) ([]string, error) {
-	named, err := s.namedDevices(query, maxDevices)
+func selectedDevices(sc scope, query url.Values) ([]string, error) {
+	named, err := namedDevices(sc, query, maxDevices)
 	if err != nil {
 		return nil, err
+	}
+	if len(named) == 0 && query.Get("model_id") == "" {
+		return sc.keys(), nil
 	}
 	var keys []string
 	for _, ref := range named {
@@ -69,7 +72,7 @@ func (s *Server) selectedDevices(query url.Values) ([]string, error) {
 			return nil, fleet.E(fleet.Invalid, nil, "model_id must be a number, and not be used with device_ids")
 		}
 		keys = []string{}
-		for _, ref := range s.registry.Directory().All() {
+		for _, ref := range sc.devices() {
 			if ref.ModelID == id {
 				keys = append(keys, ref.Key)
 			}
@@ -79,17 +82,16 @@ func (s *Server) selectedDevices(query url.Values) ([]string, error) {
 }
 
 // namedDevices returns the devices of device_ids, at most that many.
-func (s *Server) namedDevices(query url.Values, most int) (devices []fleet.DeviceRef, err error) {
-	d := s.registry.Directory()
+func namedDevices(sc scope, query url.Values, most int) (devices []fleet.DeviceRef, err error) {
 	for _, list := range query["device_ids"] {
 		for text := range strings.SplitSeq(list, ",") {
 			id, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
 			if err != nil {
 				return nil, fleet.E(fleet.Invalid, nil, "device_ids must be numbers, separated by commas")
 			}
-			ref, ok := d.ByID(id)
-			if !ok {
-				return nil, fleet.ErrNotFound("Device", id)
+			ref, err := sc.device(id)
+			if err != nil {
+				return nil, err
 			}
 			if !slices.Contains(devices, ref) {
 				devices = append(devices, ref)

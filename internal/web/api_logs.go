@@ -48,8 +48,9 @@ func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	who, _ := access.FromContext(r.Context())
 	q.tell(audited(r.Context()), s.registry.Directory())
+	sc := s.scope(r)
+	who := sc.who
 	if q.set == nil {
 		entityID, err := s.connections.Subscribe(r.Context(), who.Subject, q.requestID, q.device, q.want)
 		if err != nil {
@@ -63,9 +64,11 @@ func (s *Server) subscribe(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	devices := make([]subscribedDevice, len(members))
-	for i, d := range members {
-		devices[i] = subscribedDevice{d.ID, d.Key, textOrNull(d.EntityID)}
+	devices := make([]subscribedDevice, 0, len(members))
+	for _, d := range members {
+		if sc.sees(d) { // the stream's owner may see more than this token of theirs
+			devices = append(devices, subscribedDevice{d.ID, d.Key, textOrNull(d.EntityID)})
+		}
 	}
 	s.write(w, r, http.StatusOK, map[string]any{"status": "subscribed", "devices": devices, "count": len(devices)})
 	return nil
@@ -162,7 +165,20 @@ func (s *Server) subscription(w http.ResponseWriter, r *http.Request, begins boo
 		q.want = stream.Want{After: text("after"), Level: text("level"), Tag: text("tag"), Pattern: text("query"), Regex: text("regex")}
 	}
 	f.forbidExtra()
-	return q, f.err()
+	if err := f.err(); err != nil {
+		return q, err
+	}
+	named := []int64{q.device}
+	if q.set != nil {
+		named = q.set.Devices
+	}
+	sc := s.scope(r)
+	for _, id := range named {
+		if _, err := sc.device(id); err != nil {
+			return q, err
+		}
+	}
+	return q, nil
 }
 
 // maxFilter bounds each text that says what is wanted, in characters.
@@ -178,21 +194,25 @@ type subscriptionItem struct {
 	ConnectedAt    string  `json:"connected_at"`
 }
 
-// listSubscriptions answers who follows what, with ?device_id=N one device's.
+// listSubscriptions answers who follows what the caller may see, with ?device_id=N one device's.
 func (s *Server) listSubscriptions(w http.ResponseWriter, r *http.Request) error {
+	sc := s.scope(r)
 	var only *int64
 	if text := r.URL.Query().Get("device_id"); text != "" {
 		id, err := strconv.ParseInt(text, 10, 64)
 		if err != nil {
 			return fleet.E(fleet.Invalid, nil, "device_id must be a number")
 		}
-		if _, ok := s.registry.Directory().ByID(id); !ok {
-			return fleet.ErrNotFound("Device", id)
+		if _, err := sc.device(id); err != nil {
+			return err
 		}
 		only = &id
 	}
 	items := []subscriptionItem{}
 	for _, sub := range s.connections.Subscriptions(only) {
+		if !sc.sees(sub.Device) {
+			continue
+		}
 		items = append(items, subscriptionItem{
 			DeviceID: sub.Device.ID, DeviceKey: sub.Device.Key, DeviceEntityID: textOrNull(sub.Device.EntityID),
 			RequestID: sub.RequestID, Subject: sub.Subject, ConnectedAt: timestamp(sub.Opened),

@@ -55,6 +55,7 @@ func (s *Server) listModels(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	models = s.scope(r).models(models)
 	list := make([]modelSummary, 0, len(models))
 	for _, m := range models {
 		list = append(list, summaryOfModel(m))
@@ -67,6 +68,9 @@ func (s *Server) listModels(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) createModel(w http.ResponseWriter, r *http.Request) error {
+	if err := s.scope(r).needWhole(); err != nil {
+		return err
+	}
 	f, err := s.form(w, r)
 	if err != nil {
 		return err
@@ -97,7 +101,11 @@ func (s *Server) getModel(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.write(w, r, http.StatusOK, detailOfModel(m))
+	seen := s.scope(r).models([]fleet.Model{m})
+	if len(seen) == 0 {
+		return fleet.ErrNotFound("DeviceModel", id)
+	}
+	s.write(w, r, http.StatusOK, detailOfModel(seen[0]))
 	return nil
 }
 
@@ -106,6 +114,9 @@ func (s *Server) getModel(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) updateModel(w http.ResponseWriter, r *http.Request) error {
 	id, err := pathID(r)
 	if err != nil {
+		return err
+	}
+	if err := s.scope(r).mayChangeModel(r.Context(), s.registry, id); err != nil {
 		return err
 	}
 	f, err := s.form(w, r)
@@ -131,6 +142,9 @@ func (s *Server) updateModel(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) deleteModel(w http.ResponseWriter, r *http.Request) error {
 	id, err := pathID(r)
 	if err != nil {
+		return err
+	}
+	if err := s.scope(r).mayChangeModel(r.Context(), s.registry, id); err != nil {
 		return err
 	}
 	if err := s.registry.DeleteModel(r.Context(), id); err != nil {
@@ -159,6 +173,9 @@ func (s *Server) validateConfig(w http.ResponseWriter, r *http.Request) error {
 	}
 	config := f.text("config", rule{})
 	if err := f.err(); err != nil {
+		return err
+	}
+	if err := s.scope(r).seesModel(r.Context(), s.registry, id); err != nil {
 		return err
 	}
 	found, err := s.registry.CheckConfig(r.Context(), id, config)

@@ -12,6 +12,9 @@ import (
 // showOverview answers the figures of the last hours, with ?since= those later
 // than a time in seconds since 1970.
 func (s *Server) showOverview(w http.ResponseWriter, r *http.Request) error {
+	if err := s.scope(r).needWhole(); err != nil {
+		return err
+	}
 	since := 0.0
 	if text := r.URL.Query().Get("since"); text != "" {
 		var err error

@@ -250,6 +250,17 @@ func (i *identity) known(p access.Principal) (access.Principal, error) {
 	return i.Accounts.Check(p)
 }
 
+// check returns a principal for whom something is still open, as it is now.
+func (i *identity) check(p access.Principal) (access.Principal, error) {
+	if p.Kind != access.Nobody {
+		return i.Accounts.Check(p)
+	}
+	if i.mode() != modeOff { // somebody has an account by now
+		return access.Principal{}, access.Deny(access.Revoked, nil)
+	}
+	return p, nil
+}
+
 func (i *identity) renewed(p access.Principal) {
 	if i.Renewed != nil {
 		i.Renewed(p)

@@ -101,7 +101,7 @@ func (s *Server) run(rt route, w http.ResponseWriter, r *http.Request, what *eve
 	if rt.needs == public {
 		return who, rt.handle(w, r.WithContext(ctx))
 	}
-	if who, err = s.identity.identify(w, r, r.Pattern == streamRoute); err != nil {
+	if who, err = s.identify(w, r, r.Pattern == streamRoute); err != nil {
 		return who, err
 	}
 	if err := rt.needs.check(who); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"signalbox/internal/access"
 	"signalbox/internal/fleet"
 	"signalbox/internal/logs"
 	"signalbox/internal/overview"
@@ -66,6 +67,7 @@ type Server struct {
 	registry    *registry.Service
 	metrics     *metrics
 	identity    *identity
+	identify    func(http.ResponseWriter, *http.Request, bool) (access.Principal, error) // identity's
 	crossOrigin *http.CrossOriginProtection
 	spent       once  // logout tokens
 	reads       reads // of logs
@@ -111,6 +113,10 @@ func New(o Options) *Server {
 		s.gatherer, register = o.Metrics, o.Metrics
 	}
 	s.metrics, s.identity = newMetrics(register), newIdentity(o.Identity, o.Log, register)
+	s.identify = s.identity.identify
+	if o.Streams != nil {
+		o.Streams.belongTo(s.identity)
+	}
 	s.crossOrigin = newCrossOrigin(s.identity.BaseURL, o.CORSOrigins)
 	if s.maxBody == 0 {
 		s.maxBody = DefaultMaxBody

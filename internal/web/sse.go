@@ -18,7 +18,7 @@ import (
 	"signalbox/internal/stream"
 )
 
-// StreamOptions configure Streams; all are needed.
+// StreamOptions configure Streams; all but Standing are needed.
 type StreamOptions struct {
 	Registry     *stream.Registry
 	Log          *slog.Logger
@@ -26,6 +26,10 @@ type StreamOptions struct {
 	Heartbeat    time.Duration // between two heartbeats
 	Buffer       int           // bytes that may wait for one reader
 	WriteTimeout time.Duration // for one write; a reader that takes longer is dropped
+
+	// Standing returns a principal as it is now, or why it is over (access.Deny).
+	// It must be quick. Nil: it stays as it was when its stream was opened.
+	Standing func(access.Principal) (access.Principal, error)
 }
 
 // Streams serves event streams. At most one goroutine writes to a stream at a
@@ -164,15 +168,17 @@ type eventStream struct {
 
 	mu      sync.Mutex
 	started bool
-	waiting bool // frames were queued before the stream started
-	over    bool // nothing is written any more
+	waiting bool      // frames were queued before the stream started
+	over    bool      // nothing is written any more
+	until   time.Time // when writing must have ended; zero: never
 
 	// One of the two is set when the stream starts.
-	socket   net.Conn      // HTTP/1.1: ours
-	head     []byte        // what is still to be written before the first frame
-	raw      bool          // HTTP/1.0: no chunks
-	deadline time.Time     // of writing to socket; only the writer looks at it
-	kick     chan struct{} // HTTP/2: the handler writes when kicked
+	socket   net.Conn                 // HTTP/1.1: ours
+	head     []byte                   // what is still to be written before the first frame
+	raw      bool                     // HTTP/1.0: no chunks
+	deadline time.Time                // of writing to socket; only the writer looks at it
+	kick     chan struct{}            // HTTP/2: the handler writes when kicked
+	control  *http.ResponseController // likewise, while the handler runs
 }
 
 // serve is the handler of the stream route.
@@ -186,6 +192,7 @@ func (s *Streams) serve(w http.ResponseWriter, r *http.Request, who access.Princ
 	}
 	conn, err := s.opts.Registry.Connect(stream.Request{
 		ID: r.URL.Query().Get("request_id"), Subject: who.Subject, LastEventID: last, Out: st.out, End: st.end,
+		Cut: st.expel, Check: s.checkOf(who),
 	})
 	if err != nil {
 		return s.refuse(w, err)
@@ -229,10 +236,10 @@ func (s *Streams) serve(w http.ResponseWriter, r *http.Request, who access.Princ
 func (s *Streams) refuse(w http.ResponseWriter, err error) error {
 	code := 0
 	switch fleet.KindOf(err) {
-	case fleet.Unauthenticated:
-		code = http.StatusUnauthorized
 	case fleet.Invalid:
 		code = http.StatusBadRequest
+	case fleet.Unauthenticated:
+		code = http.StatusUnauthorized
 	case fleet.Forbidden:
 		code = http.StatusForbidden
 	default:
@@ -358,7 +365,17 @@ func (st *eventStream) extend(now time.Time) error {
 		return nil
 	}
 	st.deadline = now.Add(timeout)
-	return st.socket.SetWriteDeadline(st.deadline)
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.socket.SetWriteDeadline(st.earlier(st.deadline))
+}
+
+// earlier returns the deadline, or st.until if that is before it. st.mu is held.
+func (st *eventStream) earlier(deadline time.Time) time.Time {
+	if !st.until.IsZero() && st.until.Before(deadline) {
+		return st.until
+	}
+	return deadline
 }
 
 // serveHandler writes the stream from the handler, as HTTP/2 wants it.
@@ -366,16 +383,23 @@ func (st *eventStream) serveHandler(w http.ResponseWriter, r *http.Request) {
 	s := st.streams
 	defer s.all.Done()
 	defer st.close()
-	st.mu.Lock()
-	st.kick, st.started = make(chan struct{}, 1), true
-	st.mu.Unlock()
 	rc := http.NewResponseController(w)
+	st.mu.Lock()
+	st.kick, st.started, st.control = make(chan struct{}, 1), true, rc
+	st.mu.Unlock()
+	defer func() { // then nobody else may touch it
+		st.mu.Lock()
+		st.control = nil
+		st.mu.Unlock()
+	}()
 	w.WriteHeader(http.StatusOK)
 	var frames []*sse.Frame
 	for {
 		for frames = st.out.Take(frames[:0], maxWrite); len(frames) > 0; frames = st.out.Take(frames[:0], maxWrite) {
 			start := time.Now()
-			err := rc.SetWriteDeadline(start.Add(s.opts.WriteTimeout))
+			st.mu.Lock()
+			err := rc.SetWriteDeadline(st.earlier(start.Add(s.opts.WriteTimeout)))
+			st.mu.Unlock()
 			for _, f := range frames {
 				if err == nil {
 					_, err = w.Write(f.Block())
@@ -466,6 +490,26 @@ func (st *eventStream) end(f *sse.Frame) {
 	if !st.out.OfferControl(sse.End()) {
 		st.cut()
 	}
+}
+
+// lastWrite is how long a stream whose right is over may take for what is being
+// written and for the reason.
+const lastWrite = 300 * time.Millisecond
+
+// expel closes the stream now: f is the last that is written, if the client
+// takes it in time.
+func (st *eventStream) expel(f *sse.Frame) {
+	st.mu.Lock()
+	st.until = time.Now().Add(lastWrite)
+	// A write that is under way is hurried too. An error means that it has gone.
+	switch {
+	case st.socket != nil:
+		_ = st.socket.SetWriteDeadline(st.until)
+	case st.control != nil:
+		_ = st.control.SetWriteDeadline(st.until)
+	}
+	st.mu.Unlock()
+	st.out.Finish(f, sse.End())
 }
 
 // cut closes the stream at once; what was waiting is not written.

@@ -51,6 +51,7 @@ type Device struct {
 	LastRotationCompletedAt sql.NullInt64
 	CreatedAt               int64
 	UpdatedAt               int64
+	Tags                    string
 }
 
 type DeviceModel struct {

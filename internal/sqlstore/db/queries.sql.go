@@ -57,7 +57,7 @@ func (q *Queries) GetBareModel(ctx context.Context, id int64) (DeviceModel, erro
 
 const getDevice = `-- name: GetDevice :one
 SELECT d.id, d.key, d.active, d.config, d.device_name, d.device_entity_id, d.enable_ota, d.rotation_state,
-       d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at, d.created_at, d.updated_at,
+       d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at, d.created_at, d.updated_at, d.tags,
        m.id AS model_id, m.code AS model_code, m.name AS model_name, m.firmware_version
 FROM devices d
 JOIN device_models m ON m.id = d.device_model_id
@@ -78,6 +78,7 @@ type GetDeviceRow struct {
 	LastRotationCompletedAt sql.NullInt64
 	CreatedAt               int64
 	UpdatedAt               int64
+	Tags                    string
 	ModelID                 int64
 	ModelCode               string
 	ModelName               string
@@ -101,6 +102,7 @@ func (q *Queries) GetDevice(ctx context.Context, id int64) (GetDeviceRow, error)
 		&i.LastRotationCompletedAt,
 		&i.CreatedAt,
 		&i.UpdatedAt,
+		&i.Tags,
 		&i.ModelID,
 		&i.ModelCode,
 		&i.ModelName,
@@ -145,10 +147,10 @@ func (q *Queries) GetModel(ctx context.Context, id int64) (GetModelRow, error) {
 
 const insertDevice = `-- name: InsertDevice :exec
 INSERT INTO devices (id, key, device_model_id, active, config, device_name, device_entity_id, enable_ota, rotation_state,
-                     secret_created_at, last_rotation_attempt_at, last_rotation_completed_at, created_at, updated_at)
+                     secret_created_at, last_rotation_attempt_at, last_rotation_completed_at, created_at, updated_at, tags)
 VALUES ($1, $2, $3, $4, $5, $6,
         $7, $8, $9, $10,
-        $11, $12, $13, $14)
+        $11, $12, $13, $14, $15)
 `
 
 type InsertDeviceParams struct {
@@ -166,6 +168,7 @@ type InsertDeviceParams struct {
 	LastRotationCompletedAt sql.NullInt64
 	CreatedAt               int64
 	UpdatedAt               int64
+	Tags                    string
 }
 
 func (q *Queries) InsertDevice(ctx context.Context, arg InsertDeviceParams) error {
@@ -184,6 +187,7 @@ func (q *Queries) InsertDevice(ctx context.Context, arg InsertDeviceParams) erro
 		arg.LastRotationCompletedAt,
 		arg.CreatedAt,
 		arg.UpdatedAt,
+		arg.Tags,
 	)
 	return err
 }
@@ -219,7 +223,7 @@ func (q *Queries) InsertModel(ctx context.Context, arg InsertModelParams) error 
 
 const listDevices = `-- name: ListDevices :many
 SELECT d.id, d.key, d.active, d.device_name, d.device_entity_id, d.enable_ota, d.rotation_state,
-       d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at, d.created_at, d.updated_at,
+       d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at, d.created_at, d.updated_at, d.tags,
        m.id AS model_id, m.code AS model_code, m.name AS model_name, m.firmware_version
 FROM devices d
 JOIN device_models m ON m.id = d.device_model_id
@@ -245,6 +249,7 @@ type ListDevicesRow struct {
 	LastRotationCompletedAt sql.NullInt64
 	CreatedAt               int64
 	UpdatedAt               int64
+	Tags                    string
 	ModelID                 int64
 	ModelCode               string
 	ModelName               string
@@ -273,6 +278,7 @@ func (q *Queries) ListDevices(ctx context.Context, arg ListDevicesParams) ([]Lis
 			&i.LastRotationCompletedAt,
 			&i.CreatedAt,
 			&i.UpdatedAt,
+			&i.Tags,
 			&i.ModelID,
 			&i.ModelCode,
 			&i.ModelName,
@@ -340,6 +346,33 @@ func (q *Queries) ListModels(ctx context.Context) ([]ListModelsRow, error) {
 	return items, nil
 }
 
+const listUntagged = `-- name: ListUntagged :many
+SELECT id FROM devices WHERE tags = '' AND config LIKE '%tags%'
+`
+
+func (q *Queries) ListUntagged(ctx context.Context) ([]int64, error) {
+	rows, err := q.db.QueryContext(ctx, listUntagged)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []int64
+	for rows.Next() {
+		var id int64
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const nextID = `-- name: NextID :one
 
 UPDATE id_counters SET last_id = last_id + 1 WHERE name = $1 RETURNING last_id
@@ -362,8 +395,8 @@ SET active = $1, config = $2, device_name = $3,
     device_entity_id = $4, enable_ota = $5,
     rotation_state = $6, secret_created_at = $7,
     last_rotation_attempt_at = $8,
-    last_rotation_completed_at = $9, updated_at = $10
-WHERE id = $11
+    last_rotation_completed_at = $9, updated_at = $10, tags = $11
+WHERE id = $12
 `
 
 type UpdateDeviceParams struct {
@@ -377,6 +410,7 @@ type UpdateDeviceParams struct {
 	LastRotationAttemptAt   sql.NullInt64
 	LastRotationCompletedAt sql.NullInt64
 	UpdatedAt               int64
+	Tags                    string
 	ID                      int64
 }
 
@@ -392,6 +426,7 @@ func (q *Queries) UpdateDevice(ctx context.Context, arg UpdateDeviceParams) (int
 		arg.LastRotationAttemptAt,
 		arg.LastRotationCompletedAt,
 		arg.UpdatedAt,
+		arg.Tags,
 		arg.ID,
 	)
 	if err != nil {
