@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"runtime/debug"
 	"slices"
@@ -24,8 +25,40 @@ func (s *Server) outer(next http.Handler) http.Handler {
 			w.WriteHeader(http.StatusNoContent)
 			return
 		}
+		if r.Body != nil && r.Body != http.NoBody {
+			r.Body = newTimedBody(w, r.Body)
+		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// bodyTime is how long a client may take to send the body of a request.
+const bodyTime = 30 * time.Second
+
+// timedBody is a body that is read within bodyTime. A client that sends it byte
+// by byte would otherwise hold a connection and a goroutine for as long as it likes.
+type timedBody struct {
+	io.ReadCloser
+	connection *http.ResponseController
+}
+
+func newTimedBody(w http.ResponseWriter, body io.ReadCloser) timedBody {
+	b := timedBody{body, http.NewResponseController(w)}
+	b.deadline(time.Now().Add(bodyTime))
+	return b
+}
+
+// deadline sets the connection's; one that cannot have any, in a test, has none.
+func (b timedBody) deadline(t time.Time) { _ = b.connection.SetReadDeadline(t) }
+
+// Read implements io.Reader. When all is read the deadline goes, because
+// net/http reads on, to notice a client that leaves.
+func (b timedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err == io.EOF {
+		b.deadline(time.Time{})
+	}
+	return n, err
 }
 
 // cors lets the pages of allowed origins read the answer, and reports whether
