@@ -29,6 +29,7 @@ var outside = map[string][]string{
 	"config":        {},
 	"mosquittotest": {},
 	"elastictest":   {},
+	"keycloaktest":  {},
 	"conformance":   {"fleet", "sse", "logs", "stream", "rotation", "registry", "access"},
 }
 
