@@ -17,7 +17,7 @@ import (
 const (
 	pageSize   = 250             // clients asked for at once; Keycloak sets no bound
 	scopesKept = 5 * time.Minute // for which the realm's client scopes are taken to be as they were
-	maxBack    = 3               // times that one place in a list is approached again
+	maxBack    = 100             // times that reading a list goes back, or finds nothing new, before it is given up
 )
 
 // client is what is used of Keycloak's ClientRepresentation.
@@ -358,32 +358,43 @@ func (s *Issuer) Status(ctx context.Context, clientID string) (registry.ClientSt
 	return registry.ClientStatus{Exists: true, Enabled: k.Enabled, UUID: k.UUID, ConsoleURL: s.consoleURL(k.UUID)}, nil
 }
 
-// Clients implements registry.Issuer. Each page begins with the last client of
-// the one before. If another one stands there, clients were deleted and those
-// behind have moved up: the page before is read again, so that none is missed. A
-// client comes once, however often it is read. (The API has no shorter
-// representation of clients; its briefRepresentation is for users and groups.)
+// Clients implements registry.Issuer. Each page begins with clients that the one
+// before ended with. If a client stands there that is not known yet, others were
+// deleted meanwhile and those behind have moved up: reading goes on from further
+// before, so that none is missed. A client comes once, however often it is read.
+// (The API has no shorter representation of clients; its briefRepresentation is
+// for users and groups.)
 func (s *Issuer) Clients(ctx context.Context) iter.Seq2[registry.Client, error] {
 	return func(yield func(registry.Client, error) bool) {
 		seen := map[string]bool{} // by client id: a device has one
-		back := map[int]int{}     // times that the list was re-read from before this place
-		// Where a page begins after the first; it holds a client that is known.
+		overlap, back, idle, moved := 1, 0, 0, false
 		for first := 0; ; {
 			page, err := s.page(ctx, first, pageSize)
+			if err == nil && max(back, idle) > maxBack {
+				err = errors.New("the list changes too fast to be read")
+			}
 			if err != nil {
 				yield(registry.Client{}, s.counted(list, err))
 				return
 			}
-			if first > 0 && back[first] < maxBack && (len(page) == 0 || !seen[page[0].ClientID]) {
-				back[first]++
-				first = max(0, first-(pageSize-1))
+			if first > 0 && (len(page) == 0 || !seen[page[0].ClientID]) {
+				back++
+				overlap = min(8*overlap, pageSize/2) // it may go on moving
+				if moved {
+					first -= pageSize
+				}
+				first = max(0, first-overlap)
+				moved = true
 				continue
 			}
+			fresh, here := 0, map[string]bool{}
 			for _, k := range page {
+				here[k.ClientID] = true
 				if seen[k.ClientID] {
 					continue
 				}
 				seen[k.ClientID] = true
+				fresh++
 				if ours(k.ClientID) != nil || !k.usable() {
 					continue // its id only contains what is searched for
 				}
@@ -391,12 +402,17 @@ func (s *Issuer) Clients(ctx context.Context) iter.Seq2[registry.Client, error] 
 					return
 				}
 			}
-			// A page may be short in the middle of the list: Keycloak leaves out
-			// what it cannot read. Only one with nothing further is the last.
-			if len(page) == 0 || first > 0 && len(page) == 1 {
-				return
+			// A page may be short in the middle of the list, as Keycloak leaves out
+			// what it cannot read. The last is a short one with nothing new, unless
+			// it was gone back to.
+			if fresh == 0 {
+				if len(here) < pageSize && !moved {
+					return
+				}
+				idle++
 			}
-			first += pageSize - 1
+			moved = false
+			first += max(0, min(len(here), pageSize)-overlap)
 		}
 	}
 }
