@@ -87,6 +87,13 @@ type Config struct {
 	CORSOrigins        Origins `env:"CORS_ORIGINS" name:"cors-origins" default:"[\"http://localhost:3100\"]" group:"Web" placeholder:"JSON" help:"Web pages of other origins that may call the API, as a JSON list."`
 	FrontendVersionURL string  `env:"FRONTEND_VERSION_URL" group:"Web" placeholder:"URL" help:"Where the version of a separately deployed web page is read, to tell open pages of a new one. Empty: Signalbox's own version."`
 
+	OIDCTokenURL              string `env:"OIDC_TOKEN_URL" name:"oidc-token-url" group:"Devices" placeholder:"URL" help:"Where devices get their access tokens. With KEYCLOAK_BASE_URL it is the token endpoint of the realm. Empty: Signalbox's own."`
+	KeycloakBaseURL           string `env:"KEYCLOAK_BASE_URL" name:"keycloak-base-url" group:"Devices" placeholder:"URL" help:"Keycloak that holds the OAuth2 clients of devices, as https://keycloak.example.org. Needs the other KEYCLOAK settings and OIDC_TOKEN_URL. Empty: Signalbox issues the tokens itself."`
+	KeycloakRealm             string `env:"KEYCLOAK_REALM" group:"Devices" placeholder:"NAME" help:"Realm of KEYCLOAK_BASE_URL."`
+	KeycloakAdminClientID     string `env:"KEYCLOAK_ADMIN_CLIENT_ID" name:"keycloak-admin-client-id" group:"Devices" placeholder:"ID" help:"Client of the realm that may manage its clients, by its service account."`
+	KeycloakAdminClientSecret Secret `env:"KEYCLOAK_ADMIN_CLIENT_SECRET" name:"keycloak-admin-client-secret" group:"Devices" placeholder:"SECRET" help:"Secret of KEYCLOAK_ADMIN_CLIENT_ID."`
+	KeycloakDeviceScopeName   string `env:"KEYCLOAK_DEVICE_SCOPE_NAME" default:"iot-device-audience" group:"Devices" placeholder:"NAME" help:"Client scope of the realm that puts Signalbox's audience into the tokens of devices."`
+
 	SecretKey               Secret   `env:"SECRET_KEY" group:"Running" placeholder:"SECRET" help:"Key for what Signalbox signs and encrypts; at least 16 characters. Nothing uses it yet."`
 	DrainAuthKey            Secret   `env:"DRAIN_AUTH_KEY" group:"Running" placeholder:"SECRET" help:"Bearer token for GET /health/drain, which shuts down before it answers. Empty: nobody may."`
 	GracefulShutdownTimeout Duration `env:"GRACEFUL_SHUTDOWN_TIMEOUT" default:"30s" min:"1s" max:"1h" group:"Running" placeholder:"TIME" help:"Longest time a shutdown may take before it is cut short."`
@@ -108,6 +115,9 @@ func (c *Config) Database() string { return cmp.Or(c.DatabaseURL.Reveal(), c.SQL
 func (c *Config) HistoryDatabase() string {
 	return cmp.Or(c.DatabaseURL.Reveal(), filepath.Join(c.DataDir, "history.db"))
 }
+
+// Keycloak reports whether the clients of devices are in Keycloak.
+func (c *Config) Keycloak() bool { return c.KeycloakBaseURL != "" }
 
 // derive fills the settings whose default depends on others.
 func (c *Config) derive() {

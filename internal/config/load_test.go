@@ -65,6 +65,7 @@ func TestDefaultsNeedNothing(t *testing.T) {
 		MaxStreams: 20000, MaxSubscriptionsPerStream: 1000, StreamMaxRate: 5000,
 		BaseURL: "http://127.0.0.1:3101", CORSOrigins: Origins{"http://localhost:3100"},
 		GracefulShutdownTimeout: Duration(30 * time.Second), LogLevel: "info", LogFormat: "auto",
+		KeycloakDeviceScopeName: "iot-device-audience",
 	}
 	if diff := cmp.Diff(want, e.Config); diff != "" {
 		t.Error(diff)
@@ -316,6 +317,16 @@ func TestCheckedTogether(t *testing.T) {
 	f(`LOG_REDACT=off LOG_REDACT_PATTERNS=["a+"]`)
 	f(`LOG_REDACT=no LOG_REDACT_PATTERNS=["("]`, "LOG_REDACT", "LOG_REDACT_PATTERNS")
 	f(`DEVICE_LOG_QUOTAS={"m":{"burst":-1}} PORT=-1`, "PORT", "DEVICE_LOG_QUOTAS")
+
+	// Keycloak: all of it, or none.
+	f("OIDC_TOKEN_URL=https://k/token")
+	f("OIDC_TOKEN_URL=k/token", "OIDC_TOKEN_URL")
+	f("KEYCLOAK_DEVICE_SCOPE_NAME=x")
+	f("KEYCLOAK_BASE_URL=https://k/ KEYCLOAK_REALM=r KEYCLOAK_ADMIN_CLIENT_ID=c KEYCLOAK_ADMIN_CLIENT_SECRET=s OIDC_TOKEN_URL=https://k/token")
+	f("KEYCLOAK_BASE_URL=https://k KEYCLOAK_REALM=r KEYCLOAK_ADMIN_CLIENT_ID=c KEYCLOAK_ADMIN_CLIENT_SECRET=s", "OIDC_TOKEN_URL")
+	f("KEYCLOAK_REALM=r OIDC_TOKEN_URL=https://k/token", "KEYCLOAK_BASE_URL", "KEYCLOAK_ADMIN_CLIENT_ID", "KEYCLOAK_ADMIN_CLIENT_SECRET")
+	f("KEYCLOAK_ADMIN_CLIENT_SECRET=s", "KEYCLOAK_BASE_URL", "KEYCLOAK_REALM", "KEYCLOAK_ADMIN_CLIENT_ID", "OIDC_TOKEN_URL")
+	f("KEYCLOAK_BASE_URL=ftp://k KEYCLOAK_REALM=r KEYCLOAK_ADMIN_CLIENT_ID=c KEYCLOAK_ADMIN_CLIENT_SECRET=s OIDC_TOKEN_URL=https://k/token", "KEYCLOAK_BASE_URL")
 }
 
 func TestDerived(t *testing.T) {

@@ -20,10 +20,6 @@ import (
 	"signalbox/internal/registry"
 )
 
-// Description is that of the clients which the reference system makes; people
-// know them by it.
-const Description = "This device is being managed in IoT Support."
-
 // Options say where Keycloak is and who we are to it.
 type Options struct {
 	BaseURL      string // http or https; with /auth if Keycloak is served below it

@@ -337,7 +337,7 @@ func TestTenThousandClients(t *testing.T) {
 	s := new(keycloaktest.Server)
 	k := open(t, s)
 	for n := range 10_000 {
-		s.Put(keycloaktest.Client{ClientID: fmt.Sprintf("iotdevice-x-%08d", n), Enabled: true, Description: keycloak.Description, Default: []string{"profile", "email"}})
+		s.Put(keycloaktest.Client{ClientID: fmt.Sprintf("iotdevice-x-%08d", n), Enabled: true, Description: description, Default: []string{"profile", "email"}})
 	}
 	n := 0
 	for _, err := range k.Clients(t.Context()) {

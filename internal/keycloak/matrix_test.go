@@ -45,15 +45,18 @@ func open(t testing.TB, s *keycloaktest.Server, change ...func(*keycloak.Options
 	return issuer
 }
 
-const device = "iotdevice-relay_2-aaaa1111"
+const (
+	device      = "iotdevice-relay_2-aaaa1111"
+	description = "This device is being managed in IoT Support."
+)
 
 func wanted(name string) registry.Client {
-	return registry.Client{ID: device, Name: name, Description: keycloak.Description, Enabled: true}
+	return registry.Client{ID: device, Name: name, Description: description, Enabled: true}
 }
 
 // there is a client in the state that Ensure leaves one in.
 func there(s *keycloaktest.Server) keycloaktest.Client {
-	return s.Put(keycloaktest.Client{ClientID: device, Name: "Relay", Description: keycloak.Description, Enabled: true, ServiceAccount: true, Protocol: "openid-connect",
+	return s.Put(keycloaktest.Client{ClientID: device, Name: "Relay", Description: description, Enabled: true, ServiceAccount: true, Protocol: "openid-connect",
 		Secret: "the first secret", Secrets: 1, Default: []string{keycloaktest.DeviceScope, "profile", "email"}})
 }
 
