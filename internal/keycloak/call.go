@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"mime"
 	"net"
 	"net/http"
 	"net/url"
@@ -186,6 +187,9 @@ func (s *Issuer) exchange(ctx context.Context, r request, body []byte, bearer st
 		return answered(a, complaint(text))
 	}
 	if r.into == nil {
+		if kind, _, _ := mime.ParseMediaType(a.Header.Get("Content-Type")); kind == "text/html" {
+			return &failure{status: a.StatusCode, passing: true, unknown: true, cause: errors.New("a page, as of a proxy")}
+		}
 		_, _ = io.Copy(io.Discard, io.LimitReader(a.Body, maxComplaint)) // the connection can be used again
 		return nil
 	}
@@ -324,8 +328,10 @@ func (s *Issuer) bearer(ctx context.Context) (string, error) {
 	t.tries++
 	t.mu.Unlock()
 	if err != nil {
-		err := s.counted(getToken, err) // the operation that needs the token fails by its own name
-		s.opts.Log.Warn("no access token for the Admin API of Keycloak", "client_id", s.opts.ClientID, "err", err)
+		err := s.counted(getToken, err)          // the operation that needs the token fails by its own name
+		if fleet.KindOf(err) == fleet.External { // to wait will not help
+			s.opts.Log.Warn("no access token for the Admin API of Keycloak", "client_id", s.opts.ClientID, "err", err)
+		}
 	}
 	return value, err
 }

@@ -585,15 +585,22 @@ func TestNewRefuses(t *testing.T) {
 }
 
 // raw is a server that answers everything but the login with one text.
-type raw string
+type raw struct {
+	text   string
+	status int
+	after  string
+	logins bool // these, too
+}
 
 func (a raw) RoundTrip(r *http.Request) (*http.Response, error) {
 	w := httptest.NewRecorder()
-	if strings.HasSuffix(r.URL.Path, "/token") {
+	if strings.HasSuffix(r.URL.Path, "/token") && !a.logins {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.WriteString(`{"access_token":"x","expires_in":60}`)
 	} else {
-		_, _ = w.WriteString(string(a))
+		w.Header().Set("Retry-After", a.after)
+		w.WriteHeader(a.status)
+		_, _ = w.WriteString(a.text)
 	}
 	if r.Body != nil {
 		_ = r.Body.Close()
@@ -606,10 +613,15 @@ func (a raw) RoundTrip(r *http.Request) (*http.Response, error) {
 func FuzzAnswers(f *testing.F) {
 	for _, seed := range []string{`[]`, `null`, `[null]`, `{}`, `[{"id":"..","clientId":"iotdevice-relay_2-aaaa1111"}]`, `[{"id":"a/../b","clientId":"iotdevice-relay_2-aaaa1111","attributes":{"x":1}}]`,
 		`[{"clientId":"iotdevice-relay_2-aaaa1111"}]`, `{"value":"x"}`, `<html>`, `[{"id":"a","clientId":"iotdevice-relay_2-aaaa1111","enabled":"yes"}]`, ``} {
-		f.Add(seed)
+		f.Add(seed, 200, "", false)
 	}
-	f.Fuzz(func(t *testing.T, text string) {
-		k, err := keycloak.New(keycloak.Options{BaseURL: "http://k", TokenURL: "http://k/token", Realm: "r", ClientID: "c", ClientSecret: "s", Attempts: 1, Transport: raw(text),
+	f.Add(`{"error":"x","errorMessage":"y"}`, 503, "7", false)
+	f.Add(`{"access_token":"","expires_in":-1}`, 200, "", true)
+	f.Add(`{"access_token":"x","expires_in":1e300}`, 200, "", true)
+	f.Add(`{"error":"unauthorized_client","error_description":"z"}`, 401, "Fri, 31 Dec 1999 23:59:59 GMT", true)
+	f.Fuzz(func(t *testing.T, text string, status int, after string, logins bool) {
+		status = 200 + status&0x1ff
+		k, err := keycloak.New(keycloak.Options{BaseURL: "http://k", TokenURL: "http://k/token", Realm: "r", ClientID: "c", ClientSecret: "s", Attempts: 1, Transport: raw{text, status, after, logins},
 			Metrics: keycloak.NewMetrics(prometheus.NewRegistry()), Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
@@ -618,7 +630,7 @@ func FuzzAnswers(f *testing.F) {
 		defer cancel()
 		_, ensure := k.Ensure(ctx, wanted("Relay"))
 		_, secret := k.Secret(ctx, device)
-		status, look := k.Status(ctx, device)
+		found, look := k.Status(ctx, device)
 		_, two := k.RotatesTwo(ctx)
 		_, rotate := k.Rotate(ctx, device)
 		for _, err := range []error{ensure, secret, look, two, rotate, k.Delete(ctx, device)} {
@@ -626,8 +638,8 @@ func FuzzAnswers(f *testing.F) {
 				t.Errorf("%q: %v", text, err)
 			}
 		}
-		if status.Exists && (status.UUID == "" || status.UUID == "..") {
-			t.Errorf("%q: %+v", text, status)
+		if found.Exists && (found.UUID == "" || found.UUID == "..") {
+			t.Errorf("%q: %+v", text, found)
 		}
 		n := 0
 		for c, err := range k.Clients(ctx) {

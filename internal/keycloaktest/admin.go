@@ -2,14 +2,13 @@ package keycloaktest
 
 import (
 	"cmp"
+	"crypto/rand"
 	"encoding/json"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"crypto/rand"
 
 	"github.com/google/uuid"
 )
