@@ -652,3 +652,39 @@ func FuzzAnswers(f *testing.F) {
 		}
 	})
 }
+
+// Faults that meet: each alone is harmless.
+func TestTwoFaults(t *testing.T) {
+	// The first request to create takes effect while the second is under way.
+	synctest.Test(t, func(t *testing.T) {
+		s := new(keycloaktest.Server)
+		k := open(t, s)
+		s.Fail(keycloaktest.Create, keycloaktest.Fault{Hang: true, Effect: true, Delay: 11 * time.Second}, keycloaktest.Fault{Delay: 2 * time.Second})
+		if created, err := k.Ensure(t.Context(), wanted("Relay")); err != nil || !created {
+			t.Errorf("%v, %v", created, err)
+		}
+		if n := s.Requests(keycloaktest.Create); n != 2 || len(s.Clients(device)) != 1 {
+			t.Errorf("%d requests, %d clients", n, len(s.Clients(device)))
+		}
+	})
+
+	// That the token endpoint is not there says nothing about what the token is for.
+	f := func(op keycloaktest.Op, run func(*keycloak.Issuer) error) {
+		t.Helper()
+		s := new(keycloaktest.Server)
+		k := open(t, s)
+		c := there(s)
+		c.Old = "old"
+		s.Put(c)
+		s.Fail(keycloaktest.Token, keycloaktest.Fault{}, keycloaktest.Fault{Status: 404})
+		s.Fail(op, keycloaktest.Fault{Expire: true})
+		if err := run(k); fleet.KindOf(err) != fleet.External {
+			t.Errorf("%s: %v", op, err)
+		}
+	}
+	f(keycloaktest.DropRotated, func(k *keycloak.Issuer) error { return k.DropOld(t.Context(), device) })
+	f(keycloaktest.Delete, func(k *keycloak.Issuer) error { return k.Delete(t.Context(), device) })
+	f(keycloaktest.ReadSecret, func(k *keycloak.Issuer) error { _, err := k.Secret(t.Context(), device); return err })
+	f(keycloaktest.ReadRotated, func(k *keycloak.Issuer) error { _, err := k.Rotated(t.Context(), device); return err })
+	f(keycloaktest.Update, func(k *keycloak.Issuer) error { return k.SetSecret(t.Context(), device, "x") })
+}
