@@ -60,8 +60,9 @@ func is(err error, status int) bool {
 	return ok && f.status == status && !f.login
 }
 
-// public makes an error for other packages: what the operation is, and no more
-// of the cause than helps who has set Keycloak up.
+// public makes an error for other packages. Its text is the end of a sentence
+// that those know the beginning of ("Cannot create device because external
+// service failed: …"), and no more than helps who has set Keycloak up.
 func public(o operation, err error) error {
 	if err == nil {
 		return nil
@@ -69,11 +70,11 @@ func public(o operation, err error) error {
 	if e, ok := errors.AsType[*fleet.Error](err); ok {
 		return e
 	}
-	kind, why := fleet.External, "Keycloak answered wrongly"
+	kind, why := fleet.External, "Keycloak answered what it should not"
 	f, ok := errors.AsType[*failure](err)
 	switch {
 	case !ok && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)):
-		kind, why = fleet.Unavailable, "there was no more time"
+		kind, why = fleet.Unavailable, "Keycloak did not answer in time"
 	case !ok:
 	case f.login && (f.status == http.StatusBadRequest || f.status == http.StatusUnauthorized):
 		why = "Keycloak does not accept the client that Signalbox logs in with"
@@ -82,11 +83,11 @@ func public(o operation, err error) error {
 	case f.status == http.StatusTooManyRequests || f.status == http.StatusBadGateway || f.status == http.StatusServiceUnavailable || f.status == http.StatusGatewayTimeout:
 		kind, why = fleet.Unavailable, "Keycloak cannot answer now"
 	case f.status == http.StatusUnauthorized || f.status == http.StatusForbidden:
-		why = "the client that Signalbox logs in with lacks a right in Keycloak"
+		why = "Keycloak does not give the right to do that to the client that Signalbox logs in with"
 	case f.status/100 != 2:
 		why = "Keycloak answered HTTP " + strconv.Itoa(f.status)
 	}
-	return fleet.E(kind, err, "Cannot %s because external service failed: %s", o.what, why)
+	return fleet.E(kind, fmt.Errorf("cannot %s: %w", o.what, err), "%s", why)
 }
 
 // request is one call of the Admin API.

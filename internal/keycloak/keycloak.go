@@ -64,7 +64,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 // operation is something that is done in Keycloak.
 type operation struct {
 	name   string // as a metric label
-	what   string // in "Cannot … because"
+	what   string // after "cannot", in the log
 	writes bool   // so that its successes are of interest, too
 }
 

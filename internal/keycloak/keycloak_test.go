@@ -192,7 +192,7 @@ func TestRefusedForGood(t *testing.T) {
 	k := open(t, s)
 	s.Fail(keycloaktest.Find, slices.Repeat([]keycloaktest.Fault{{Status: 401}}, 10)...)
 	_, err := k.Status(t.Context(), device)
-	if kind, text := fleet.Public(err); kind != fleet.External || !strings.Contains(text, "lacks a right") {
+	if kind, text := fleet.Public(err); kind != fleet.External || !strings.Contains(text, "does not give the right") {
 		t.Error(err)
 	}
 	if s.Requests(keycloaktest.Token) != 2 || s.Requests(keycloaktest.Find) != 2 {
