@@ -40,8 +40,8 @@ func (c *checker) all() {
 	c.tls()
 	c.mqtt()
 	c.elasticsearch()
-	c.urls()
 	c.keycloak()
+	c.urls()
 	if c.SecretKey != "" && len(c.SecretKey) < 16 {
 		c.wrong("SECRET_KEY", "at least 16 characters")
 	}
@@ -228,33 +228,6 @@ func (c *checker) elasticsearch() {
 func (c *checker) urls() {
 	c.webURL("BASEURL", &c.BaseURL)
 	c.webURL("FRONTEND_VERSION_URL", &c.FrontendVersionURL)
-	c.webURL("OIDC_TOKEN_URL", &c.OIDCTokenURL)
-	c.webURL("KEYCLOAK_BASE_URL", &c.KeycloakBaseURL)
-}
-
-// keycloak wants all of what Keycloak needs, or nothing but the token endpoint,
-// which may be another provider's.
-func (c *checker) keycloak() {
-	needed := []struct{ name, value, want string }{
-		{"KEYCLOAK_BASE_URL", c.KeycloakBaseURL, "a URL"}, {"KEYCLOAK_REALM", c.KeycloakRealm, "the name of a realm"},
-		{"KEYCLOAK_ADMIN_CLIENT_ID", c.KeycloakAdminClientID, "a client id"}, {"KEYCLOAK_ADMIN_CLIENT_SECRET", c.KeycloakAdminClientSecret.Reveal(), "a secret"},
-	}
-	given := ""
-	for _, n := range needed {
-		if n.value != "" {
-			given = n.name
-			break
-		}
-	}
-	if given == "" {
-		return
-	}
-	needed = append(needed, struct{ name, value, want string }{"OIDC_TOKEN_URL", c.OIDCTokenURL, "the URL of the realm's token endpoint"})
-	for _, n := range needed {
-		if n.value == "" {
-			c.wrong(n.name, n.want+", as "+given+" is given")
-		}
-	}
 }
 
 func (c *checker) webURL(name string, text *string) {

@@ -116,9 +116,6 @@ func (c *Config) HistoryDatabase() string {
 	return cmp.Or(c.DatabaseURL.Reveal(), filepath.Join(c.DataDir, "history.db"))
 }
 
-// Keycloak reports whether the clients of devices are in Keycloak.
-func (c *Config) Keycloak() bool { return c.KeycloakBaseURL != "" }
-
 // derive fills the settings whose default depends on others.
 func (c *Config) derive() {
 	if c.MQTTClientID == "" {
