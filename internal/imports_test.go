@@ -30,6 +30,7 @@ var outside = map[string][]string{
 	"mosquittotest": {},
 	"elastictest":   {},
 	"oidctest":      {},
+	"keycloaktest":  {},
 	"conformance":   {"fleet", "sse", "logs", "stream", "rotation", "registry", "access"},
 }
 

@@ -43,6 +43,7 @@ func (c *checker) all() {
 	c.tls()
 	c.mqtt()
 	c.elasticsearch()
+	c.keycloak()
 	c.urls()
 	c.login()
 	if c.SecretKey != "" && len(c.SecretKey) < LeastSecretKey {

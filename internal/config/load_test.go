@@ -69,6 +69,7 @@ func TestDefaultsNeedNothing(t *testing.T) {
 		OIDCCookieSameSite: "Lax", SessionIdle: Duration(24 * time.Hour), SessionMax: Duration(30 * 24 * time.Hour), AuditMaxAge: Duration(400 * 24 * time.Hour),
 		TrustedProxies:          Networks{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 		GracefulShutdownTimeout: Duration(30 * time.Second), LogLevel: "info", LogFormat: "auto",
+		KeycloakDeviceScopeName: "iot-device-audience",
 	}
 	if diff := cmp.Diff(want, e.Config, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Error(diff)
@@ -349,6 +350,16 @@ func TestCheckedTogether(t *testing.T) {
 	f(`LOG_REDACT=off LOG_REDACT_PATTERNS=["a+"]`)
 	f(`LOG_REDACT=no LOG_REDACT_PATTERNS=["("]`, "LOG_REDACT", "LOG_REDACT_PATTERNS")
 	f(`DEVICE_LOG_QUOTAS={"m":{"burst":-1}} PORT=-1`, "PORT", "DEVICE_LOG_QUOTAS")
+
+	// Keycloak: all of it, or none.
+	f("OIDC_TOKEN_URL=https://k/token")
+	f("OIDC_TOKEN_URL=k/token", "OIDC_TOKEN_URL")
+	f("KEYCLOAK_DEVICE_SCOPE_NAME=x")
+	f("KEYCLOAK_BASE_URL=https://k/ KEYCLOAK_REALM=r KEYCLOAK_ADMIN_CLIENT_ID=c KEYCLOAK_ADMIN_CLIENT_SECRET=s OIDC_TOKEN_URL=https://k/token")
+	f("KEYCLOAK_BASE_URL=https://k KEYCLOAK_REALM=r KEYCLOAK_ADMIN_CLIENT_ID=c KEYCLOAK_ADMIN_CLIENT_SECRET=s", "OIDC_TOKEN_URL")
+	f("KEYCLOAK_REALM=r OIDC_TOKEN_URL=https://k/token", "KEYCLOAK_BASE_URL", "KEYCLOAK_ADMIN_CLIENT_ID", "KEYCLOAK_ADMIN_CLIENT_SECRET")
+	f("KEYCLOAK_ADMIN_CLIENT_SECRET=s", "KEYCLOAK_BASE_URL", "KEYCLOAK_REALM", "KEYCLOAK_ADMIN_CLIENT_ID", "OIDC_TOKEN_URL")
+	f("KEYCLOAK_BASE_URL=ftp://k KEYCLOAK_REALM=r KEYCLOAK_ADMIN_CLIENT_ID=c KEYCLOAK_ADMIN_CLIENT_SECRET=s OIDC_TOKEN_URL=https://k/token", "KEYCLOAK_BASE_URL")
 }
 
 func TestDerived(t *testing.T) {
