@@ -1,0 +1,32 @@
+package web
+
+import (
+	"net/http"
+
+	"signalbox/internal/fleet"
+	"signalbox/internal/sse"
+)
+
+// Routes returns the method and the pattern of each row of the table.
+func (s *Server) Routes() (rows [][2]string) {
+	for _, rt := range s.routes() {
+		rows = append(rows, [2]string{rt.method, rt.pattern})
+	}
+	return rows
+}
+
+// Visible returns what is in the scope of a request, and whether that is everything.
+func (s *Server) Visible(r *http.Request) (devices []fleet.DeviceRef, whole bool) {
+	sc := s.scope(r)
+	return sc.devices(), sc.whole() && sc.keys() == nil && sc.needWhole() == nil
+}
+
+// Outboxes returns those of the open streams.
+func (s *Streams) Outboxes() (boxes []*sse.Outbox) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for st := range s.open {
+		boxes = append(boxes, st.out)
+	}
+	return boxes
+}
