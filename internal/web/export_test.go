@@ -1,9 +1,38 @@
 package web
 
+import (
+	"net/http"
+
+	"signalbox/internal/access"
+	"signalbox/internal/fleet"
+	"signalbox/internal/sse"
+)
+
 // Rows returns the methods and patterns of the main listener's table.
 func (s *Server) Rows() (rows [][2]string) {
 	for _, rt := range s.routes() {
 		rows = append(rows, [2]string{rt.method, rt.pattern})
 	}
 	return rows
+}
+
+// Visible returns what is in the scope of a request, and whether that is everything.
+func (s *Server) Visible(r *http.Request) (devices []fleet.DeviceRef, whole bool) {
+	sc := s.scope(r)
+	return sc.devices(), sc.whole() && sc.keys() == nil && sc.needWhole() == nil
+}
+
+// Outboxes returns those of the open streams.
+func (s *Streams) Outboxes() (boxes []*sse.Outbox) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for st := range s.open {
+		boxes = append(boxes, st.out)
+	}
+	return boxes
+}
+
+// IdentifyWith has f say who sends each request.
+func (s *Server) IdentifyWith(f func(http.ResponseWriter, *http.Request, bool) (access.Principal, error)) {
+	s.identify = f
 }

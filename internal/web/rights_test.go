@@ -1,4 +1,4 @@
-package web
+package web_test
 
 import (
 	"fmt"
@@ -333,31 +333,25 @@ func TestStalledStreamEnds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			e := newEstate(t)
 			rest := open(t, e)
-			eventually(t, func() bool { return e.counter("sse_gateway_active_connections", "") == 1 })
+			eventually(t, func() bool { return len(e.streams.Outboxes()) == 1 })
 			// Until a write hangs, and more waits than a socket takes.
 			big := sse.Control("big", strings.Repeat("x", 30_000))
-			var st *eventStream
-			e.streams.mu.Lock()
-			for st = range e.streams.open {
-			}
-			e.streams.mu.Unlock()
+			out := e.streams.Outboxes()[0]
 			eventually(t, func() bool {
-				for st.out.OfferControl(big) {
+				for out.OfferControl(big) {
 				}
-				before := st.out.Bytes()
+				before := out.Bytes()
 				time.Sleep(50 * time.Millisecond)
-				return st.out.Bytes() == before
+				return out.Bytes() == before
 			})
-			waiting := st.out.Bytes()
+			waiting := out.Bytes()
 			start := time.Now()
 			e.streams.LogOut(e.who["viewer of all"])
 			if n := len(e.connections.Subscriptions(nil)); n != 0 || waiting < 1<<20 {
 				t.Errorf("%d subscriptions, %d bytes wait", n, waiting)
 			}
 			eventually(t, func() bool {
-				e.streams.mu.Lock()
-				defer e.streams.mu.Unlock()
-				return len(e.streams.open) == 0
+				return len(e.streams.Outboxes()) == 0
 			})
 			if took := time.Since(start); took > 900*time.Millisecond {
 				t.Errorf("it took %v", took)
@@ -376,10 +370,6 @@ func TestExpelDropsWhatWaits(t *testing.T) {
 	server := e.serve()
 	f := follow(t, server, "viewer of all", "r1")
 	f.want("ready")
-	e.streams.mu.Lock()
-	for st := range e.streams.open {
-		st.out.Finish(sse.Control("last", "words"), sse.End())
-	}
-	e.streams.mu.Unlock()
+	e.streams.Outboxes()[0].Finish(sse.Control("last", "words"), sse.End())
 	f.want("last words", "end")
 }

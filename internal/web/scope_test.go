@@ -1,7 +1,6 @@
-package web
+package web_test
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -27,6 +26,7 @@ import (
 	"signalbox/internal/sqlstore"
 	"signalbox/internal/sse"
 	"signalbox/internal/stream"
+	"signalbox/internal/web"
 )
 
 // said is a history in which every device that is or was said one line.
@@ -60,22 +60,23 @@ func (quiet) Close()                                                       {}
 // estate is a server with a fleet of which nobody but an unlimited principal
 // sees everything.
 type estate struct {
-	*Server
-	t        *testing.T
-	who      map[string]access.Principal // by the header Who
-	standing func(access.Principal) (access.Principal, error)
-	metrics  *prometheus.Registry
+	*web.Server
+	t           *testing.T
+	registry    *registry.Service
+	streams     *web.Streams
+	connections *stream.Registry
+	who         map[string]access.Principal // by the header Who
+	standing    func(access.Principal) (access.Principal, error)
+	metrics     *prometheus.Registry
 }
 
 // The ids of the devices: all that have one of 7770.. are hidden from the limited.
 const (
-	byModel   = 1      // of the model relay
-	byTag     = 2      // of the model boiler, with the tag lab
-	hidden    = 777001 // of the model boiler, without a tag, and with the entity id of both
-	secretOne = 777002 // the only one of its model
-	deleted   = 777003
-	boilers   = 2 // the model's id
-	secrets   = 3
+	hidden  = 777001 // of the model boiler, without a tag, and with the entity id of both
+	sealed  = 777002 // the only one of its model
+	deleted = 777003
+	boilers = 2 // the model's id
+	secrets = 3
 )
 
 // traces is everything of the hidden devices that could be seen.
@@ -123,7 +124,7 @@ func newEstate(t *testing.T) *estate {
 		t.Fatal(err)
 	}
 
-	e := &estate{t: t, metrics: prometheus.NewRegistry()}
+	e := &estate{t: t, registry: service, metrics: prometheus.NewRegistry()}
 	e.who = map[string]access.Principal{}
 	for _, role := range []string{access.RoleViewer, access.RoleEditor, access.RoleAdmin} {
 		p := access.Principal{Kind: access.Person, Roles: []string{role}}
@@ -139,9 +140,9 @@ func newEstate(t *testing.T) *estate {
 	}
 	e.who["nobody in particular"] = access.Principal{Kind: access.Person, Subject: "x"}
 	directory, log := service.Directory(), slog.New(slog.DiscardHandler)
-	connections := stream.NewRegistry(stream.Options{Feed: quiet{}, Devices: directory, Log: log, Registerer: e.metrics})
-	streams := NewStreams(StreamOptions{
-		Registry: connections, Log: log, Registerer: e.metrics, Heartbeat: time.Hour, Buffer: 4 << 20, WriteTimeout: time.Minute,
+	e.connections = stream.NewRegistry(stream.Options{Feed: quiet{}, Devices: directory, Log: log, Registerer: e.metrics})
+	e.streams = web.NewStreams(web.StreamOptions{
+		Registry: e.connections, Log: log, Registerer: e.metrics, Heartbeat: time.Hour, Buffer: 4 << 20, WriteTimeout: time.Minute,
 		Standing: func(p access.Principal) (access.Principal, error) {
 			if e.standing != nil {
 				return e.standing(p)
@@ -152,33 +153,33 @@ func newEstate(t *testing.T) *estate {
 	service.Observe(func(ctx context.Context, ch registry.Change) {
 		switch ch.Kind {
 		case registry.Created:
-			connections.DeviceCreated(ctx, ch.After)
+			e.connections.DeviceCreated(ctx, ch.After)
 		case registry.Updated:
-			connections.DeviceUpdated(ch.Before, ch.After)
+			e.connections.DeviceUpdated(ch.Before, ch.After)
 		case registry.Deleted:
-			connections.DeviceDeleted(ch.Before)
+			e.connections.DeviceDeleted(ch.Before)
 		}
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{}, 2)
-	go func() { _ = connections.Run(ctx); ended <- struct{}{} }()
-	go func() { _ = streams.Run(ctx, 0); ended <- struct{}{} }()
+	go func() { _ = e.connections.Run(ctx); ended <- struct{}{} }()
+	go func() { _ = e.streams.Run(ctx, 0); ended <- struct{}{} }()
 	t.Cleanup(func() { cancel(); <-ended; <-ended })
 
 	history := said{"visible1", "visible2", "hiddenk1", "secretk1", "deletdk1"}
 	activity := logs.NewActivity("e", directory.ByKey)
 	activity.Fill(t.Context(), logs.FillOptions{Devices: directory.All, History: history, Log: log})
-	e.Server = New(Options{
-		Log: log, Registry: service, Metrics: e.metrics, History: history, Streams: streams, Connections: connections, Activity: activity,
+	e.Server = web.New(web.Options{
+		Log: log, Registry: service, Metrics: e.metrics, History: history, Streams: e.streams, Connections: e.connections, Activity: activity,
 		Overview: overview.New(e.metrics, log),
 	})
-	e.identify = func(_ http.ResponseWriter, r *http.Request, _ bool) (access.Principal, error) {
+	e.IdentifyWith(func(_ http.ResponseWriter, r *http.Request, _ bool) (access.Principal, error) {
 		p, ok := e.who[r.Header.Get("Who")]
 		if !ok {
 			return p, access.Deny(access.Missing, nil)
 		}
 		return p, nil
-	}
+	})
 	return e
 }
 
@@ -208,7 +209,7 @@ func (patient) SetWriteDeadline(time.Time) error { return nil }
 func (e *estate) everything() string {
 	e.t.Helper()
 	all := e.do("admin of all", "GET", "/api/devices", "").Body.String() + e.do("admin of all", "GET", "/api/device-models", "").Body.String()
-	for _, id := range []int{hidden, secretOne} {
+	for _, id := range []int{hidden, sealed} {
 		all += e.do("admin of all", "GET", fmt.Sprintf("/api/devices/%d", id), "").Body.String()
 	}
 	return all
@@ -219,7 +220,7 @@ func (e *estate) everything() string {
 // soon as it is there.
 func TestLimitsOnEveryRoute(t *testing.T) {
 	e := newEstate(t)
-	hiddenThings := []string{fmt.Sprint(hidden), fmt.Sprint(secretOne), fmt.Sprint(deleted), fmt.Sprint(secrets)}
+	hiddenThings := []string{fmt.Sprint(hidden), fmt.Sprint(sealed), fmt.Sprint(deleted), fmt.Sprint(secrets)}
 	before := e.everything()
 	if !traces.MatchString(before) || !strings.Contains(before, "hush") {
 		t.Fatalf("nothing to hide in %s", before)
@@ -238,30 +239,34 @@ func TestLimitsOnEveryRoute(t *testing.T) {
 		if p.Limit.None() || strings.HasPrefix(name, access.RoleAdmin) {
 			continue
 		}
-		c, err := e.connections.Connect(stream.Request{ID: "r", Subject: p.Subject, Out: sse.NewOutbox(1<<20, func() {}), End: func(*sse.Frame) {}, Check: e.streams.checkOf(p)})
+		c, err := e.connections.Connect(stream.Request{
+			ID: "r", Subject: p.Subject, Out: sse.NewOutbox(1<<20, func() {}), End: func(*sse.Frame) {},
+			Check: func(time.Time) (stream.Standing, error) { return stream.Standing{May: p.May}, nil },
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		asked, told := 0, 0
-		for _, rt := range e.routes() {
-			if !strings.HasPrefix(rt.pattern, "/api/") || rt.pattern == "/api/sse/stream" || rt.method == "POST" && strings.HasPrefix(rt.pattern, "/api/auth/") {
+		for _, rt := range e.Rows() {
+			method, pattern := rt[0], rt[1]
+			if !strings.HasPrefix(pattern, "/api/") || pattern == "/api/sse/stream" || method == "POST" && strings.HasPrefix(pattern, "/api/auth/") {
 				continue
 			}
 			for _, id := range hiddenThings {
-				if strings.HasPrefix(rt.pattern, "/api/device-models/") && id != fmt.Sprint(secrets) || strings.HasPrefix(rt.pattern, "/api/devices/") && id == fmt.Sprint(secrets) {
+				if strings.HasPrefix(pattern, "/api/device-models/") && id != fmt.Sprint(secrets) || strings.HasPrefix(pattern, "/api/devices/") && id == fmt.Sprint(secrets) {
 					continue
 				}
-				path := strings.ReplaceAll(rt.pattern, "{id}", id)
+				path := strings.ReplaceAll(pattern, "{id}", id)
 				for _, query := range queries {
 					for _, body := range bodies {
-						if body != "" && (rt.method == "GET" || query != "") || body == "" && query == "" && rt.method != "GET" && rt.method != "DELETE" {
+						if body != "" && (method == "GET" || query != "") || body == "" && query == "" && method != "GET" && method != "DELETE" {
 							continue
 						}
 						for _, accept := range []string{"application/json", "text/plain"} {
 							if accept != "application/json" && !strings.HasSuffix(path, "logs") {
 								continue
 							}
-							w := e.do(name, rt.method, path+query, body, "Accept", accept)
+							w := e.do(name, method, path+query, body, "Accept", accept)
 							asked++
 							answer := w.Body.String() + fmt.Sprint(w.Header())
 							for _, id := range hiddenThings { // what the caller said is no news
@@ -270,13 +275,13 @@ func TestLimitsOnEveryRoute(t *testing.T) {
 								}
 							}
 							if w.Code == 400 {
-								var faults []violation
+								var faults []any
 								if json.Unmarshal(w.Body.Bytes(), &faults) == nil { // it repeats the body
 									continue
 								}
 							}
 							if found := traces.FindString(answer); found != "" {
-								t.Fatalf("%s: %s %s %s: %d tells of %s: %s", name, rt.method, path+query, body, w.Code, found, answer)
+								t.Fatalf("%s: %s %s %s: %d tells of %s: %s", name, method, path+query, body, w.Code, found, answer)
 							}
 							if w.Code == 200 {
 								told++
@@ -284,7 +289,7 @@ func TestLimitsOnEveryRoute(t *testing.T) {
 						}
 					}
 				}
-				if !strings.Contains(rt.pattern, "{id}") {
+				if !strings.Contains(pattern, "{id}") {
 					break
 				}
 			}
@@ -384,7 +389,7 @@ func TestLimits(t *testing.T) {
 	g := func(who, method, path, body string, status int, text string) {
 		t.Helper()
 		w := e.do(who, method, path, body)
-		var p problem
+		var p struct{ Error string }
 		if text != "" {
 			if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil {
 				t.Errorf("%s %s %s: %s", who, method, path, w.Body)
@@ -447,15 +452,11 @@ func TestLimits(t *testing.T) {
 // is there shows nothing.
 func TestScopeOfNobody(t *testing.T) {
 	e := newEstate(t)
-	r := httptest.NewRequest("GET", "/", bytes.NewReader(nil))
-	sc := e.scope(r)
-	if len(sc.devices()) != 0 || sc.keys() == nil || len(sc.keys()) != 0 || sc.whole() || sc.needWhole() == nil || len(sc.models([]fleet.Model{{ID: 1, Code: "relay"}})) != 0 {
-		t.Errorf("%+v", sc)
+	r := httptest.NewRequest("GET", "/", nil)
+	if devices, whole := e.Visible(r); whole || len(devices) > 0 {
+		t.Errorf("everything: %v, %v", whole, devices)
 	}
-	if _, err := sc.device(byModel); fleet.KindOf(err) != fleet.NotFound {
-		t.Errorf("got %v", err)
-	}
-	if _, err := e.scope(r.WithContext(access.NewContext(r.Context(), access.Local()))).device(secretOne); err != nil {
-		t.Error(err)
+	if devices, whole := e.Visible(r.WithContext(access.NewContext(r.Context(), access.Local()))); !whole || len(devices) != 4 {
+		t.Errorf("everything: %v, %v", whole, devices)
 	}
 }
