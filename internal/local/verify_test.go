@@ -178,12 +178,47 @@ func FuzzPublicKey(f *testing.F) {
 
 func BenchmarkVerify(b *testing.B) {
 	x := open(b)
-	token := x.mustToken(device.ID, x.ensure(device))
-	for b.Loop() {
-		if _, err := x.Verify(context.Background(), token); err != nil {
-			b.Fatal(err)
-		}
+	text := x.ensure(device)
+	f := func(name string, tokens int) {
+		b.Run(name, func(b *testing.B) {
+			list := make([]string, tokens)
+			for n := range list {
+				list[n] = x.mint(device.ID, text)
+			}
+			for n := 0; b.Loop(); n++ {
+				if _, err := x.Verify(context.Background(), list[n%tokens]); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
+	f("again", 1)
+	f("first", 20_000) // more than are remembered
+}
+
+// mint gets a token without the network.
+func (b *bench) mint(id, text string) string {
+	b.t.Helper()
+	status, _, body := b.post(credentials(id, text))
+	token, ok := body["access_token"].(string)
+	if !ok {
+		b.t.Fatalf("%d %v", status, body)
+	}
+	return token
+}
+
+// More tokens than are remembered are still each taken for what they are.
+func TestVerifyMany(t *testing.T) {
+	b := open(t)
+	text := b.ensure(device)
+	first := b.mint(device.ID, text)
+	denied(t, b.Issuer, first, 0)
+	for range 50 {
+		denied(t, b.Issuer, b.mint(device.ID, text), 0)
+	}
+	denied(t, b.Issuer, first, 0)
+	b.ahead(6 * time.Minute)
+	denied(t, b.Issuer, first, access.Expired)
 }
 
 // BenchmarkToken is a whole request for a token, without the network.
