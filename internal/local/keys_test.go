@@ -102,7 +102,7 @@ func TestKeysTurnOver(t *testing.T) {
 	b.ahead(10 * time.Minute)
 	turn()
 	published(two)
-	denied(t, b.Issuer, late, access.UnknownKey)
+	denied(t, b.Issuer, late, access.Expired)
 	denied(t, b.Issuer, first, access.UnknownKey)
 }
 
