@@ -56,6 +56,10 @@ type app struct {
 	closers []func() error  // what was opened, in order
 	held    []func() uint64 // the sequence up to which each copy of the journal is complete
 
+	// deviceSecret compares the secret of a device with those that are good, where
+	// they are kept here. Nil: they are not.
+	deviceSecret func(ctx context.Context, clientID, secret string) (fleet.DeviceClaims, error)
+
 	stop    chan struct{} // has room for one: /health/drain was asked
 	drained chan struct{} // closed when no messages are taken and no streams are open
 }
@@ -104,7 +108,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	if err != nil {
 		return nil, err
 	}
-	devices, err := registry.New(ctx, db, log)
+	devices, credentials, deviceUnits, err := a.openDevices(ctx, db, key, identity)
 	if err != nil {
 		return nil, err
 	}
@@ -180,6 +184,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 			connections.DeviceUpdated(ch.Before, ch.After)
 		}
 	})
+	identity.Accounts.OnChange(connections.RecheckSoon)
 	frontend := newFrontend(cfg.FrontendVersionURL, version, log)
 	connections.Observe(frontend.announce)
 	nudger := stream.NewNudger(connections, a.metrics)
@@ -234,13 +239,13 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	a.web = web.New(web.Options{
 		Log: log, Registry: devices, Metrics: a.metrics, Identity: identity, CORSOrigins: cfg.CORSOrigins,
 		History: history, Undelivered: copied.dead, Streams: streams, Connections: connections, Nudger: nudger, Health: health, DrainKey: cfg.DrainAuthKey.Reveal(),
-		Activity: activity, Overview: recorder, Page: ui.Handler,
+		Activity: activity, Overview: recorder, Page: ui.Handler, Devices: credentials,
 	})
 	public, err := a.listen("HTTP", cfg.Addr(), cfg.TLSCert, cfg.TLSKey, a.web.Handler())
 	if err != nil {
 		return nil, err
 	}
-	units := slices.Concat(keepers, people, []unit{{"live delivery", hub.Run}, {"HTTP", public}})
+	units := slices.Concat(deviceUnits, keepers, people, []unit{{"live delivery", hub.Run}, {"HTTP", public}})
 	if cfg.InternalListen != "" {
 		internal, err := a.listen("internal HTTP", cfg.InternalListen, "", "", a.web.Internal())
 		if err != nil {

@@ -46,6 +46,7 @@ func (c *checker) all() {
 	c.keycloak()
 	c.urls()
 	c.login()
+	c.devices()
 	if c.SecretKey != "" && len(c.SecretKey) < LeastSecretKey {
 		c.wrong("SECRET_KEY", "at least 16 characters")
 	}

@@ -104,12 +104,17 @@ type Config struct {
 	TrustedProxies        Networks `env:"TRUSTED_PROXIES" default:"[\"127.0.0.0/8\",\"::1/128\"]" group:"Login" placeholder:"JSON" help:"Reverse proxies, as a JSON list of networks: what they say in X-Forwarded-For is where a request comes from, for the audit and against guessing."`
 	AuditMaxAge           Duration `env:"AUDIT_MAX_AGE" default:"400d" min:"1d" zero:"no limit" group:"Login" placeholder:"TIME" help:"Age at which the record of who did what is deleted."`
 
-	OIDCTokenURL              string `env:"OIDC_TOKEN_URL" name:"oidc-token-url" group:"Devices" placeholder:"URL" help:"Where devices get their access tokens. With KEYCLOAK_BASE_URL it is the token endpoint of the realm. Empty: Signalbox's own."`
-	KeycloakBaseURL           string `env:"KEYCLOAK_BASE_URL" name:"keycloak-base-url" group:"Devices" placeholder:"URL" help:"Keycloak that holds the OAuth2 clients of devices, as https://keycloak.example.org. Needs the other KEYCLOAK settings and OIDC_TOKEN_URL. Empty: Signalbox issues the tokens itself."`
-	KeycloakRealm             string `env:"KEYCLOAK_REALM" group:"Devices" placeholder:"NAME" help:"Realm of KEYCLOAK_BASE_URL."`
-	KeycloakAdminClientID     string `env:"KEYCLOAK_ADMIN_CLIENT_ID" name:"keycloak-admin-client-id" group:"Devices" placeholder:"ID" help:"Client of the realm that may manage its clients, by its service account."`
-	KeycloakAdminClientSecret Secret `env:"KEYCLOAK_ADMIN_CLIENT_SECRET" name:"keycloak-admin-client-secret" group:"Devices" placeholder:"SECRET" help:"Secret of KEYCLOAK_ADMIN_CLIENT_ID."`
-	KeycloakDeviceScopeName   string `env:"KEYCLOAK_DEVICE_SCOPE_NAME" default:"iot-device-audience" group:"Devices" placeholder:"NAME" help:"Client scope of the realm that puts Signalbox's audience into the tokens of devices."`
+	DeviceBaseURL             string   `env:"DEVICE_BASEURL" name:"device-baseurl" group:"Devices" placeholder:"URL" help:"Address under which devices reach the API. Empty: BASEURL."`
+	DeviceMQTTURL             string   `env:"DEVICE_MQTT_URL" name:"device-mqtt-url" group:"Devices" placeholder:"URL" help:"Broker that devices connect to, as mqtt://host:1883. Empty: MQTT_URL without user name and password, or else the built-in broker at the host of DEVICE_BASEURL."`
+	WiFiSSID                  string   `env:"WIFI_SSID" name:"wifi-ssid" group:"Devices" placeholder:"TEXT" help:"Network that devices are provisioned with."`
+	WiFiPassword              Secret   `env:"WIFI_PASSWORD" name:"wifi-password" group:"Devices" placeholder:"SECRET" help:"Password of WIFI_SSID."`
+	DeviceTokenLifetime       Duration `env:"DEVICE_TOKEN_LIFETIME" default:"5m" min:"30s" max:"24h" group:"Devices" placeholder:"TIME" help:"How long an access token that Signalbox gives to a device is good."`
+	OIDCTokenURL              string   `env:"OIDC_TOKEN_URL" name:"oidc-token-url" group:"Devices" placeholder:"URL" help:"Where devices get their access tokens. With KEYCLOAK_BASE_URL it is the token endpoint of the realm. Empty: Signalbox's own."`
+	KeycloakBaseURL           string   `env:"KEYCLOAK_BASE_URL" name:"keycloak-base-url" group:"Devices" placeholder:"URL" help:"Keycloak that holds the OAuth2 clients of devices, as https://keycloak.example.org. Needs the other KEYCLOAK settings and OIDC_TOKEN_URL. Empty: Signalbox issues the tokens itself."`
+	KeycloakRealm             string   `env:"KEYCLOAK_REALM" group:"Devices" placeholder:"NAME" help:"Realm of KEYCLOAK_BASE_URL."`
+	KeycloakAdminClientID     string   `env:"KEYCLOAK_ADMIN_CLIENT_ID" name:"keycloak-admin-client-id" group:"Devices" placeholder:"ID" help:"Client of the realm that may manage its clients, by its service account."`
+	KeycloakAdminClientSecret Secret   `env:"KEYCLOAK_ADMIN_CLIENT_SECRET" name:"keycloak-admin-client-secret" group:"Devices" placeholder:"SECRET" help:"Secret of KEYCLOAK_ADMIN_CLIENT_ID."`
+	KeycloakDeviceScopeName   string   `env:"KEYCLOAK_DEVICE_SCOPE_NAME" default:"iot-device-audience" group:"Devices" placeholder:"NAME" help:"Client scope of the realm that puts Signalbox's audience into the tokens of devices."`
 
 	SecretKey               Secret   `env:"SECRET_KEY" group:"Running" placeholder:"SECRET" help:"Key for what Signalbox signs and encrypts, the same in every process with one DATABASE_URL; at least 16 characters. Empty: one that is made once and kept in DATA_DIR/secret.key."`
 	DrainAuthKey            Secret   `env:"DRAIN_AUTH_KEY" group:"Running" placeholder:"SECRET" help:"Bearer token for GET /health/drain, which shuts down before it answers. Empty: nobody may."`
@@ -154,4 +159,5 @@ func (c *Config) derive() {
 		}
 		c.BaseURL = scheme + "://" + c.Addr()
 	}
+	c.deriveDevices()
 }

@@ -1,5 +1,7 @@
 package config
 
+import "net/url"
+
 // Keycloak reports whether the clients of devices are in Keycloak.
 func (c *Config) Keycloak() bool { return c.KeycloakBaseURL != "" }
 
@@ -28,4 +30,12 @@ func (c *checker) keycloak() {
 			c.wrong(n.name, n.want+", as "+given+" is given")
 		}
 	}
+}
+
+// DeviceIssuer returns the issuer of the tokens of devices in Keycloak.
+func (c *Config) DeviceIssuer() string {
+	if c.OIDCIssuerURL != "" {
+		return c.OIDCIssuerURL
+	}
+	return c.KeycloakBaseURL + "/realms/" + url.PathEscape(c.KeycloakRealm)
 }

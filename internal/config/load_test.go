@@ -67,7 +67,8 @@ func TestDefaultsNeedNothing(t *testing.T) {
 		BaseURL: "http://127.0.0.1:3101", CORSOrigins: Origins{"http://localhost:3100"},
 		OIDCScopes: "openid profile email", OIDCClockSkew: Duration(30 * time.Second), OIDCCookieName: "access_token", OIDCRefreshCookieName: "refresh_token",
 		OIDCCookieSameSite: "Lax", SessionIdle: Duration(24 * time.Hour), SessionMax: Duration(30 * 24 * time.Hour), AuditMaxAge: Duration(400 * 24 * time.Hour),
-		TrustedProxies:          Networks{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+		TrustedProxies: Networks{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
+		DeviceBaseURL:  "http://127.0.0.1:3101", DeviceMQTTURL: "mqtt://127.0.0.1:1883", DeviceTokenLifetime: Duration(5 * time.Minute),
 		GracefulShutdownTimeout: Duration(30 * time.Second), LogLevel: "info", LogFormat: "auto",
 		KeycloakDeviceScopeName: "iot-device-audience",
 	}

@@ -371,6 +371,9 @@ func (s *Server) endSession(w http.ResponseWriter, r *http.Request, path string)
 	switch {
 	case err == nil && p.Kind == access.Person:
 		audited(r.Context()).by(p)
+		if s.streams != nil {
+			s.streams.LogOut(p)
+		}
 		if err := i.Accounts.SignOut(r.Context(), p); err != nil {
 			return "", err
 		}

@@ -24,6 +24,7 @@ type deviceSummary struct {
 	RotationState   fleet.RotationState `json:"rotation_state"`
 	SecretCreatedAt *string             `json:"secret_created_at"`
 	LastCoredumpAt  *string             `json:"last_coredump_at"` // always null: there are no core dumps yet
+	Revoked         bool                `json:"revoked"`
 }
 
 // deviceDetail is a device by itself.
@@ -45,6 +46,7 @@ type deviceDetail struct {
 	LastRotationCompletedAt *string             `json:"last_rotation_completed_at"`
 	CreatedAt               string              `json:"created_at"`
 	UpdatedAt               string              `json:"updated_at"`
+	Revoked                 bool                `json:"revoked"`
 	Warnings                []string            `json:"warnings"`
 }
 
@@ -81,6 +83,7 @@ func (s *Server) detailOfDevice(sc scope, d fleet.Device) deviceDetail {
 		LastRotationCompletedAt: timestampOrNull(d.LastRotationCompletedAt),
 		CreatedAt:               timestamp(d.CreatedAt),
 		UpdatedAt:               timestamp(d.UpdatedAt),
+		Revoked:                 d.RevokedAt != nil,
 		Warnings:                s.registry.Warnings(d.ID, sc.sees),
 	}
 }
@@ -117,6 +120,7 @@ func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 			Tags:            tagList(d.Tags),
 			RotationState:   d.Rotation,
 			SecretCreatedAt: timestampOrNull(d.SecretCreatedAt),
+			Revoked:         d.RevokedAt != nil,
 		})
 	}
 	s.write(w, r, http.StatusOK, struct {

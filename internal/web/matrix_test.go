@@ -15,7 +15,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"signalbox/internal/access"
+	"signalbox/internal/fleet"
 	"signalbox/internal/oidctest"
+	"signalbox/internal/registry"
 	"signalbox/internal/stream"
 	"signalbox/internal/web"
 )
@@ -47,7 +49,7 @@ func (w *world) principals() (names []string, token map[string]func() string) {
 		return w.idp.Sign(map[string]any{"sub": "robot", "azp": "pipeline", "realm_access": map[string]any{"roles": []string{"pipeline"}}})
 	})
 	add("device", func() string {
-		return w.idp.Sign(map[string]any{"sub": "dev", "azp": "iotdevice-relay-abcd2345", "realm_access": map[string]any{"roles": []string{"admin", "editor", "viewer", "pipeline"}}})
+		return w.idp.Sign(map[string]any{"sub": "dev", "azp": "iotdevice-relay-key00001", "realm_access": map[string]any{"roles": []string{"admin", "editor", "viewer", "pipeline"}}})
 	})
 	for _, role := range []string{"viewer", "editor", "admin"} {
 		owner := access.Principal{Kind: access.Person, Subject: "owner-" + role, Roles: []string{role}, Session: "s-" + role}
@@ -71,12 +73,24 @@ func (w *world) principals() (names []string, token map[string]func() string) {
 // compares with what is written in testdata/matrix.txt: + may, 401 and 403 may
 // not. Who adds a route writes down there who may use it.
 func TestMatrix(t *testing.T) {
-	registry := prometheus.NewRegistry()
+	metrics := prometheus.NewRegistry()
 	w := newWorld(t, func(o *web.Options) {
 		log := slog.New(slog.DiscardHandler)
-		o.Connections = stream.NewRegistry(stream.Options{Devices: o.Registry.Directory(), Log: log, Registerer: registry})
+		o.Connections = stream.NewRegistry(stream.Options{Devices: o.Registry.Directory(), Log: log, Registerer: metrics})
+		model, err := o.Registry.CreateModel(t.Context(), registry.NewModel{Code: "relay", Name: "Relay"})
+		if err == nil {
+			_, err = o.Registry.CreateDevice(t.Context(), model.ID, "{}")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		provider := o.Identity.Provider
+		o.Devices.Verify = func(ctx context.Context, token string) (fleet.DeviceClaims, error) {
+			c, err := provider.Verify(ctx, token)
+			return fleet.DeviceClaims{ClientID: c.ClientID, IssuedAt: c.IssuedAt, Expires: c.Expires}, err
+		}
 		o.Health = web.Health{Database: func(context.Context) (int, error) { return 0, nil }, Journal: func(context.Context) error { return nil }}
-		o.Streams = web.NewStreams(web.StreamOptions{Registry: o.Connections, Log: log, Registerer: registry, Heartbeat: time.Minute, Buffer: 1 << 16, WriteTimeout: time.Second})
+		o.Streams = web.NewStreams(web.StreamOptions{Registry: o.Connections, Log: log, Registerer: metrics, Heartbeat: time.Minute, Buffer: 1 << 16, WriteTimeout: time.Second})
 	})
 	names, token := w.principals()
 
@@ -151,7 +165,7 @@ func TestMatrix(t *testing.T) {
 // D1: a device's token opens nothing that people have, and roles in it change nothing.
 func TestDeviceIsNobody(t *testing.T) {
 	w := newWorld(t, nil)
-	device := w.idp.Sign(map[string]any{"sub": "dev", "azp": "iotdevice-relay-abcd2345", "sid": "s", "realm_access": map[string]any{"roles": []string{"admin"}}})
+	device := w.idp.Sign(map[string]any{"sub": "dev", "azp": "iotdevice-relay-key00001", "sid": "s", "realm_access": map[string]any{"roles": []string{"admin"}}})
 	for _, path := range []string{"/api/devices", "/api/auth/self", "/api/people", "/api/devices/1", "/api/logs"} {
 		if res := w.as(device, "GET", path, ""); res.Code != 403 || !strings.Contains(res.Body.String(), "No recognized role") {
 			t.Errorf("%s: %d %s", path, res.Code, res.Body)

@@ -134,6 +134,13 @@ func (s *Server) run(rt route, w http.ResponseWriter, r *http.Request, what *eve
 	if rt.needs == public {
 		return who, rt.handle(w, r.WithContext(ctx))
 	}
+	if rt.needs == device {
+		ref, err := s.identifyDevice(r)
+		if err != nil {
+			return who, err
+		}
+		return who, rt.handle(w, r.WithContext(withDevice(ctx, ref)))
+	}
 	if who, err = s.identify(w, r, r.Pattern == streamRoute); err != nil {
 		return who, err
 	}

@@ -18,6 +18,7 @@ const (
 	editor                // the role editor, or admin
 	admin                 // the role admin
 	pipeline              // the role pipeline, or admin
+	device                // to be a device with a token of its own
 )
 
 // handler answers a request or returns an error without having written anything.
@@ -87,6 +88,20 @@ func (s *Server) routes() []route {
 		{"GET", "/api/dead-letters", editor, "list_dead_letters", "", s.listDeadLetters},
 		{"DELETE", "/api/dead-letters", editor, "purge_dead_letters", "deadletters.purge", s.purgeDeadLetters},
 		{"POST", "/api/dead-letters/retry", editor, "retry_dead_letters", "deadletters.retry", s.retryDeadLetters},
+
+		{"GET", "/api/devices/{id}/keycloak-status", viewer, "get_keycloak_status", "", s.showClient},
+		{"POST", "/api/devices/{id}/keycloak-sync", editor, "sync_keycloak_client", "device.sync", s.syncClient},
+		{"GET", "/api/devices/{id}/credentials", editor, "get_device_credentials", "secret.read", s.showCredentials},
+		{"PUT", "/api/devices/{id}/public-key", editor, "set_device_public_key", "device.key", s.setPublicKey},
+		{"POST", "/api/devices/{id}/revoke", editor, "revoke_device", "device.revoke", s.revokeDevice},
+		{"POST", "/api/devices/{id}/restore", editor, "restore_device", "device.restore", s.restoreDevice},
+		{"POST", "/api/device-clients/reconcile", editor, "reconcile_device_clients", "devices.reconcile", s.reconcileClients},
+
+		{"GET", "/api/iot/config", device, "iot_get_config", "", s.deviceConfig},
+
+		{"GET", "/.well-known/openid-configuration", public, "", "", s.issuer},
+		{"GET", "/oauth/keys", public, "", "", s.issuer},
+		{"POST", "/oauth/token", public, "", "", s.issuer},
 
 		{"GET", "/api/sse/stream", viewer, "", "", s.openStream},
 		{"POST", "/api/device-logs/subscribe", viewer, "", "logs.watch", s.subscribe},

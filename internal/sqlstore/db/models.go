@@ -36,6 +36,11 @@ type AuditEvent struct {
 	Detail  string
 }
 
+type ClientRemoval struct {
+	ClientID string
+	DueAt    int64
+}
+
 type Device struct {
 	ID                      int64
 	Key                     string
@@ -51,7 +56,26 @@ type Device struct {
 	LastRotationCompletedAt sql.NullInt64
 	CreatedAt               int64
 	UpdatedAt               int64
+	RevokedAt               sql.NullInt64
+	ClientStale             bool
 	Tags                    string
+}
+
+type DeviceAssertion struct {
+	ClientID  string
+	Jti       string
+	ExpiresAt int64
+}
+
+type DeviceClient struct {
+	ClientID    string
+	Name        string
+	Description string
+	Enabled     bool
+	PublicKey   sql.NullString
+	NotBefore   int64
+	CreatedAt   int64
+	UpdatedAt   int64
 }
 
 type DeviceModel struct {
@@ -62,6 +86,14 @@ type DeviceModel struct {
 	ConfigSchema    sql.NullString
 	CreatedAt       int64
 	UpdatedAt       int64
+}
+
+type DeviceSecret struct {
+	ID        int64
+	ClientID  string
+	Sealed    string
+	CreatedAt int64
+	RevokedAt sql.NullInt64
 }
 
 type IDCounter struct {
@@ -103,4 +135,13 @@ type Session struct {
 	SeenAt     int64
 	ExpiresAt  int64
 	EndsAt     int64
+}
+
+type SigningKey struct {
+	ID         string
+	Algorithm  string
+	Sealed     string
+	ActiveFrom int64
+	Lifetime   int64
+	CreatedAt  int64
 }

@@ -57,7 +57,7 @@ func (q *Queries) GetBareModel(ctx context.Context, id int64) (DeviceModel, erro
 
 const getDevice = `-- name: GetDevice :one
 SELECT d.id, d.key, d.active, d.config, d.device_name, d.device_entity_id, d.enable_ota, d.rotation_state,
-       d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at, d.created_at, d.updated_at, d.tags,
+       d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at, d.created_at, d.updated_at, d.tags, d.revoked_at,
        m.id AS model_id, m.code AS model_code, m.name AS model_name, m.firmware_version
 FROM devices d
 JOIN device_models m ON m.id = d.device_model_id
@@ -79,6 +79,7 @@ type GetDeviceRow struct {
 	CreatedAt               int64
 	UpdatedAt               int64
 	Tags                    string
+	RevokedAt               sql.NullInt64
 	ModelID                 int64
 	ModelCode               string
 	ModelName               string
@@ -103,6 +104,7 @@ func (q *Queries) GetDevice(ctx context.Context, id int64) (GetDeviceRow, error)
 		&i.CreatedAt,
 		&i.UpdatedAt,
 		&i.Tags,
+		&i.RevokedAt,
 		&i.ModelID,
 		&i.ModelCode,
 		&i.ModelName,
@@ -223,7 +225,7 @@ func (q *Queries) InsertModel(ctx context.Context, arg InsertModelParams) error 
 
 const listDevices = `-- name: ListDevices :many
 SELECT d.id, d.key, d.active, d.device_name, d.device_entity_id, d.enable_ota, d.rotation_state,
-       d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at, d.created_at, d.updated_at, d.tags,
+       d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at, d.created_at, d.updated_at, d.tags, d.revoked_at,
        m.id AS model_id, m.code AS model_code, m.name AS model_name, m.firmware_version
 FROM devices d
 JOIN device_models m ON m.id = d.device_model_id
@@ -250,6 +252,7 @@ type ListDevicesRow struct {
 	CreatedAt               int64
 	UpdatedAt               int64
 	Tags                    string
+	RevokedAt               sql.NullInt64
 	ModelID                 int64
 	ModelCode               string
 	ModelName               string
@@ -279,6 +282,7 @@ func (q *Queries) ListDevices(ctx context.Context, arg ListDevicesParams) ([]Lis
 			&i.CreatedAt,
 			&i.UpdatedAt,
 			&i.Tags,
+			&i.RevokedAt,
 			&i.ModelID,
 			&i.ModelCode,
 			&i.ModelName,
