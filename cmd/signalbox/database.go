@@ -143,9 +143,6 @@ func ask(ctx context.Context, t terminal, prompt string) (string, error) {
 	select {
 	case a := <-answers:
 		fmt.Fprintln(t.err)
-		if errors.Is(a.err, io.EOF) {
-			return "", usageError{errors.New("no password was given")}
-		}
 		return string(a.text), a.err
 	case <-ctx.Done():
 		fmt.Fprintln(t.err)
