@@ -20,8 +20,8 @@ type clientFlags struct {
 	Word   string   `placeholder:"PATTERN" help:"Show only lines whose message has these words, in any case; * is any text, ? any one character. Faster than --grep."`
 	JSON   bool     `name:"json" help:"Print one JSON object a line."`
 	Color  string   `enum:"auto,always,never" default:"auto" help:"Colour lines by level: auto (on a terminal), always or never."`
-	Server string   `env:"SIGNALBOX_SERVER" default:"http://127.0.0.1:3101" placeholder:"URL" help:"Address of the server."`
-	Token  string   `env:"SIGNALBOX_TOKEN" placeholder:"TOKEN" help:"Bearer token. Better given in the environment, where other users cannot see it."`
+
+	serverFlags
 }
 
 // run does what the command is for, with the flags.
@@ -29,9 +29,9 @@ func (f *clientFlags) run(ctx context.Context, term terminal, does func(context.
 	// In "signalbox tail ... | head" the write fails, which ends the tail, and
 	// the signal does not kill the program before.
 	signal.Ignore(syscall.SIGPIPE)
-	return client(ctx, does(ctx, tail.Config{
+	return f.outcome(ctx, does(ctx, tail.Config{
 		Server:  f.Server,
-		Token:   f.Token,
+		Token:   f.token(),
 		Devices: f.Device,
 		All:     f.All,
 		Model:   f.Model,

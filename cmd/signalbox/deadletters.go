@@ -25,14 +25,14 @@ func (deadLettersCommand) Help() string {
 
 // lettersServer is what each of the commands needs.
 type lettersServer struct {
-	Sink   string `default:"elasticsearch" placeholder:"NAME" help:"The store that refused them."`
-	Server string `env:"SIGNALBOX_SERVER" default:"http://127.0.0.1:3101" placeholder:"URL" help:"Address of the server."`
-	Token  string `env:"SIGNALBOX_TOKEN" placeholder:"TOKEN" help:"Bearer token. Better given in the environment, where other users cannot see it."`
+	Sink string `default:"elasticsearch" placeholder:"NAME" help:"The store that refused them."`
+
+	serverFlags
 }
 
 func (s *lettersServer) config(term terminal) tail.DeadLettersConfig {
 	signal.Ignore(syscall.SIGPIPE) // as in tail
-	return tail.DeadLettersConfig{Server: s.Server, Token: s.Token, Sink: s.Sink, Out: term.out}
+	return tail.DeadLettersConfig{Server: s.Server, Token: s.token(), Sink: s.Sink, Out: term.out}
 }
 
 type listLettersCommand struct {
@@ -45,19 +45,19 @@ type listLettersCommand struct {
 func (c *listLettersCommand) Run(ctx context.Context, term terminal) error {
 	cfg := c.config(term)
 	cfg.Limit, cfg.JSON = max(0, c.Lines), c.JSON
-	return client(ctx, tail.ListDeadLetters(ctx, cfg))
+	return c.outcome(ctx, tail.ListDeadLetters(ctx, cfg))
 }
 
 type retryLettersCommand struct{ lettersServer }
 
 // Run tries the letters again.
 func (c *retryLettersCommand) Run(ctx context.Context, term terminal) error {
-	return client(ctx, tail.RetryDeadLetters(ctx, c.config(term)))
+	return c.outcome(ctx, tail.RetryDeadLetters(ctx, c.config(term)))
 }
 
 type purgeLettersCommand struct{ lettersServer }
 
 // Run removes the letters.
 func (c *purgeLettersCommand) Run(ctx context.Context, term terminal) error {
-	return client(ctx, tail.PurgeDeadLetters(ctx, c.config(term)))
+	return c.outcome(ctx, tail.PurgeDeadLetters(ctx, c.config(term)))
 }

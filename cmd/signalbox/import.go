@@ -200,12 +200,13 @@ func printReport(out io.Writer, r app.ImportReport, dry bool) error {
 	return err
 }
 
-// hideSettings keeps the settings that mean nothing to an import out of its help.
-// It takes them all the same, since they may stand in one file with the others.
+// hideSettings keeps the settings that mean nothing to a command that works on
+// the database out of its help. It takes them all the same, since they may stand
+// in one file with the others.
 func hideSettings() kong.Option {
 	return kong.PostBuild(func(k *kong.Kong) error {
-		for _, node := range k.Model.Children {
-			if node.Name != "import" {
+		for _, node := range k.Model.Leaves(false) {
+			if node.Name == "serve" {
 				continue
 			}
 			for _, f := range node.Flags {

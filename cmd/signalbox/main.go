@@ -40,6 +40,9 @@ type commandLine struct {
 	DeadLetters deadLettersCommand `cmd:"" help:"Show the lines that Elasticsearch refused, and offer them again."`
 	Sim         simCommand         `cmd:"" help:"Simulate a fleet of devices."`
 	Import      importCommand      `cmd:"" help:"Copy old log lines from Elasticsearch into the history."`
+	User        userCommand        `cmd:"" help:"Add, change and list the people who may log in."`
+	Token       tokenCommand       `cmd:"" help:"Make, list and revoke API tokens for scripts."`
+	Audit       auditCommand       `cmd:"" help:"Print who did what."`
 	Version     versionCommand     `cmd:"" help:"Print the version, the commit and the Go version."`
 	Completion  completionCommand  `cmd:"" help:"Print a script with which a shell completes commands and flags."`
 	Complete    completeCommand    `cmd:"" name:"__complete" hidden:"" passthrough:"" help:"Answer the completion script."`
@@ -53,11 +56,12 @@ Each command explains itself: signalbox serve --help`
 
 // terminal is what a command may use of the terminal it runs in.
 type terminal struct {
+	in       *os.File
 	out, err io.Writer
 }
 
 func main() {
-	os.Exit(run(os.Args[1:], terminal{os.Stdout, os.Stderr}))
+	os.Exit(run(os.Args[1:], terminal{os.Stdin, os.Stdout, os.Stderr}))
 }
 
 // run runs the command that args name and returns the exit code.

@@ -114,10 +114,27 @@ func TestCommandLine(t *testing.T) {
 	f("sim --mqtt=nonsense", 2, "", `signalbox: .*nonsense`)
 	f("sim --devices=many", 2, "", `--devices: `)
 
+	f("user add --help", 0, `signalbox user add.*--role=ROLE.*--password-stdin.*--data-dir=DIR`, "")
+	f("user", 2, "", `expected one of "add"`)
+	f("user add", 2, "", `expected "<username>"`)
+	f("user add ann", 2, "", `signalbox: the first person must be an admin without a limit, .*--role admin`)
+	f("user add ann --role admin", 2, "", `signalbox: there is no terminal to ask for the password: give it to --password-stdin`)
+	f("user list", 2, "", `signalbox: There is no data/signalbox.db: is DATA_DIR right\?`)
+	f("user list --port=x", 2, "", `mistakes:\n  PORT`)
+	f("user roles ann", 2, "", `signalbox: name the roles, or a limit`)
+	f("user roles ann --tag x --unlimited", 2, "", `signalbox: --unlimited does not go with`)
+	f("token add", 2, "", `missing flags: `)
+	f("token add --user x --name y --days 367", 2, "", `signalbox: --days must be 1 to 366`)
+	f("token revoke x", 2, "", `signalbox: `)
+	f("audit", 2, "", `signalbox: There is no data/signalbox.db`)
+	f("audit --json --csv", 2, "", `can't be used together`)
+	f("audit --since noon", 2, "", `signalbox: --since "noon" is no time`)
+	f("audit -n -1", 2, "", `signalbox: `)
+
 	f("serve --print-config --port=1", 0, `\nPORT +1 +flag --port\n`, "", "PORT=2")
 	f("serve --print-config", 0, `\nDRAIN_AUTH_KEY +\(hidden\) +environment\n`, "", "DRAIN_AUTH_KEY=x")
 	f("serve --print-config --port=x --log-level=loud", 2, "", `mistakes:\n  PORT: "x" \(flag --port\): .*\n  HOST: .*\n  LOG_LEVEL: `+
-		`|mistakes:\n  PORT: .*\n  LOG_LEVEL: .*\n  HOST: `, "HOST=0.0.0.0")
+		`|mistakes:\n  PORT: .*\n  LOG_LEVEL: .*\n  HOST: `, "HOST=")
 	f("version", 0, `^signalbox`, "", "PORT=x") // the settings of serve are not looked at
 }
 
@@ -179,8 +196,10 @@ func TestCompletion(t *testing.T) {
 			t.Errorf("%q:\n%s", line, diff)
 		}
 	}
-	f("", "serve", "tail", "logs", "dead-letters", "sim", "import", "version", "completion")
+	f("", "serve", "tail", "logs", "dead-letters", "sim", "import", "user", "token", "audit", "version", "completion")
 	f("ver", "version")
+	f("user ", "add", "list", "passwd", "roles", "disable", "enable", "remove")
+	f("token add --d", "--days", "--data-dir", "--database-url")
 	f("import --pass", "--password-file")
 	f("import --da", "--data-dir", "--database-url")
 	f("import --host")

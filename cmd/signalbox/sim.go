@@ -17,8 +17,8 @@ type simCommand struct {
 	Password       string        `env:"SIGNALBOX_MQTT_PASSWORD" placeholder:"SECRET" help:"Password of every device at the broker."`
 	Topic          string        `default:"iotsupport/logsink" help:"MQTT topic of the log lines."`
 	PerClientTopic bool          `help:"Publish each device's lines below the topic, under its client id."`
-	Server         string        `env:"SIGNALBOX_SERVER" default:"http://127.0.0.1:3101" placeholder:"URL" help:"Signalbox server, where missing devices are made."`
-	Token          string        `env:"SIGNALBOX_TOKEN" placeholder:"TOKEN" help:"Bearer token for the server."`
+
+	serverFlags
 }
 
 // Help is printed below the command's summary.
@@ -30,7 +30,7 @@ func (simCommand) Help() string {
 
 // Run lets the devices live until ctx ends or the duration is over.
 func (c *simCommand) Run(ctx context.Context, term terminal) error {
-	return client(ctx, sim.Run(ctx, sim.Config{
+	return c.outcome(ctx, sim.Run(ctx, sim.Config{
 		Devices:        c.Devices,
 		Rate:           c.Rate,
 		Duration:       c.Duration,
@@ -41,7 +41,7 @@ func (c *simCommand) Run(ctx context.Context, term terminal) error {
 		Topic:          c.Topic,
 		PerClientTopic: c.PerClientTopic,
 		Server:         c.Server,
-		Token:          c.Token,
+		Token:          c.token(),
 		Log:            newLogger(term.err, "info", "auto"),
 	}))
 }

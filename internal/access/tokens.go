@@ -129,6 +129,31 @@ func (s *Service) CreateToken(ctx context.Context, owner Principal, n NewToken) 
 	case owner.Kind != Person:
 		return "", t, fleet.E(fleet.Forbidden, nil, "Only a person can make an API token")
 	}
+	return s.createToken(ctx, n, func(c *change) (StoredPerson, []Principal, error) {
+		p, err := c.account(owner)
+		// The rights of the principal and those that the account has: both count.
+		return p, []Principal{owner, {Roles: p.Roles, Limit: p.Limit}}, err
+	})
+}
+
+// CreateTokenFor is CreateToken by who runs Signalbox, for somebody. Other errors:
+// fleet.NotFound, and fleet.InvalidOperation if the account is disabled.
+func (s *Service) CreateTokenFor(ctx context.Context, account int64, n NewToken) (secret string, t TokenInfo, err error) {
+	return s.createToken(ctx, n, func(c *change) (StoredPerson, []Principal, error) {
+		p := c.st.people[account]
+		switch {
+		case p == nil:
+			return StoredPerson{}, nil, notFound("Account", account)
+		case p.Disabled:
+			return StoredPerson{}, nil, fleet.ErrOperation("create token", "the account is disabled")
+		}
+		return p.StoredPerson, []Principal{{Roles: p.Roles, Limit: p.Limit}}, nil
+	})
+}
+
+// createToken makes a token for the person that find returns, within the rights
+// of all the principals that it returns.
+func (s *Service) createToken(ctx context.Context, n NewToken, find func(*change) (StoredPerson, []Principal, error)) (secret string, t TokenInfo, err error) {
 	n.Name = strings.TrimSpace(n.Name)
 	if length := utf8.RuneCountInString(n.Name); length < 1 || length > maxTokenName || clean(n.Name, len(n.Name)) != n.Name {
 		return "", t, fleet.E(fleet.Invalid, nil, "The name of a token must have 1 to %d characters", maxTokenName)
@@ -147,12 +172,11 @@ func (s *Service) CreateToken(ctx context.Context, owner Principal, n NewToken) 
 	}
 	secret = TokenPrefix + randomText()
 	err = s.change(ctx, func(c *change) error {
-		p, err := c.account(owner)
+		p, bounds, err := find(c)
 		if err != nil {
 			return err
 		}
-		// The rights of the principal and those that the account has: both count.
-		for _, may := range []Principal{owner, {Roles: p.Roles, Limit: p.Limit}} {
+		for _, may := range bounds {
 			for _, role := range n.Roles {
 				if !may.Has(role) {
 					return fleet.E(fleet.Forbidden, nil, "A token cannot have the role %s, which its owner does not have", role)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"signalbox/internal/access"
 	"signalbox/internal/conformance"
 	"signalbox/internal/fleet"
 	"signalbox/internal/registry"
@@ -34,9 +35,16 @@ func TestRegistrySQLite(t *testing.T) {
 	conformance.Registry(t, func(t *testing.T) registry.Store { return open(t, filepath.Join(t.TempDir(), "test.db")) })
 }
 
+func TestAccessSQLite(t *testing.T) {
+	conformance.Access(t, func(t *testing.T) access.Store { return open(t, filepath.Join(t.TempDir(), "test.db")) })
+}
+
 func TestPostgres(t *testing.T) {
 	p := startPostgres(t)
 	conformance.Registry(t, func(t *testing.T) registry.Store { return open(t, p.newDatabase()) })
+	t.Run("access", func(t *testing.T) {
+		conformance.Access(t, func(t *testing.T) access.Store { return open(t, p.newDatabase()) })
+	})
 	t.Run("history", func(t *testing.T) { testHistory(t, func(*testing.T) string { return p.newDatabase() }) })
 	t.Run("retention", func(t *testing.T) { testRetention(t, p.newDatabase()) })
 	t.Run("imports", func(t *testing.T) { testImports(t, p.newDatabase()) })

@@ -21,7 +21,7 @@ import (
 type HistoryConfig struct {
 	Config
 
-	Since string // the earliest time, in a form of parseMoment; "" for no bound
+	Since string // the earliest time, in a form of Moment; "" for no bound
 	Until string // the latest; "" for none
 	Lines *int   // the newest so many lines, 0 for all; nil: 100, or all with Since
 
@@ -106,7 +106,7 @@ func newHistory(cfg HistoryConfig, now time.Time) (*history, error) {
 	now = now.In(t.printer.zone)
 	var since, until time.Time
 	if cfg.Since != "" {
-		if since, err = parseMoment("since", cfg.Since, now); err != nil {
+		if since, err = Moment("since", cfg.Since, now); err != nil {
 			return nil, err
 		}
 		if len(cfg.Since) < len("2006-01-02") && since.After(now) {
@@ -115,7 +115,7 @@ func newHistory(cfg HistoryConfig, now time.Time) (*history, error) {
 		h.start, h.newest = stampOf(since), 0
 	}
 	if cfg.Until != "" {
-		if until, err = parseMoment("until", cfg.Until, now); err != nil {
+		if until, err = Moment("until", cfg.Until, now); err != nil {
 			return nil, err
 		}
 		h.end = stampOf(until)

@@ -8,10 +8,10 @@ import (
 	"signalbox/internal/fleet"
 )
 
-// parseMoment reads a point in time as a person writes it, in the zone of now:
+// Moment reads a point in time as a person writes it, in the zone of now:
 // RFC 3339, a date and mostly a time of it, a time of today, or how long ago.
 // Its error is fleet.Invalid.
-func parseMoment(option, s string, now time.Time) (time.Time, error) {
+func Moment(option, s string, now time.Time) (time.Time, error) {
 	if ago, ok := parseAgo(s); ok {
 		return now.Add(-ago), nil
 	}

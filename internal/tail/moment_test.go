@@ -13,7 +13,7 @@ func TestParseMoment(t *testing.T) {
 	now := time.Date(2026, 2, 1, 14, 30, 0, 0, zone)
 	f := func(s, want string) {
 		t.Helper()
-		got, err := parseMoment("since", s, now)
+		got, err := Moment("since", s, now)
 		if err != nil || stampOf(got) != want {
 			t.Errorf("%q is %v, %v; want %s", s, stampOf(got), err, want)
 		}
@@ -43,11 +43,11 @@ func TestParseMoment(t *testing.T) {
 		"", " ", "yesterday", "2026", "2026-13-01", "25:00", "10", "-2h", "2", "2y", "h", "2h30", "..h", "36501d", "36500d1s", "1e9d", "9999999999999999999999h",
 		"2026-02-01T10:00:00Zebra", strings.Repeat("1d", 40_000),
 	} {
-		if got, err := parseMoment("since", s, now); fleet.KindOf(err) != fleet.Invalid {
+		if got, err := Moment("since", s, now); fleet.KindOf(err) != fleet.Invalid {
 			t.Errorf("%.40q is %v, %v", s, got, err)
 		}
 	}
-	_, err := parseMoment("until", "soon", now)
+	_, err := Moment("until", "soon", now)
 	if want := `--until "soon" is no time: use one like 2026-02-01T14:30:00Z, 2026-02-01, 14:30, or a time ago like 2h, 30m or 7d`; err.Error() != want {
 		t.Error(err)
 	}
@@ -59,14 +59,14 @@ func FuzzParseMoment(f *testing.F) {
 	}
 	now := time.Date(2026, 2, 1, 14, 30, 0, 0, time.UTC)
 	f.Fuzz(func(t *testing.T, s string) {
-		got, err := parseMoment("since", s, now)
+		got, err := Moment("since", s, now)
 		if err != nil {
 			if fleet.KindOf(err) != fleet.Invalid {
 				t.Error(err)
 			}
 			return
 		}
-		again, err := parseMoment("since", stampOf(got), now)
+		again, err := Moment("since", stampOf(got), now)
 		if err != nil || !again.Equal(got.Truncate(time.Microsecond)) {
 			t.Errorf("%q is %v, written %v", s, got, again)
 		}

@@ -65,8 +65,11 @@ const (
 // may not be there any more when it was.
 func (s *Server) begin(rt route, r *http.Request) *event {
 	e := new(event)
+	if rt.audit == "" {
+		return e
+	}
 	id, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
-	if rt.audit == "" || err != nil {
+	if err != nil {
 		return e
 	}
 	kind, label := kindOf(rt.pattern), ""

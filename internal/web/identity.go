@@ -131,6 +131,9 @@ func (i *identity) mode() string {
 // cookies: both are said in the headers of w. Errors: those of access.Deny.
 func (i *identity) identify(w http.ResponseWriter, r *http.Request, bearerFirst bool) (access.Principal, error) {
 	if i.mode() == modeOff {
+		if !i.ownName(r.Host) {
+			return access.Principal{}, errName
+		}
 		return access.Local(), nil
 	}
 	start := time.Now()
@@ -144,6 +147,28 @@ func (i *identity) identify(w http.ResponseWriter, r *http.Request, bearerFirst 
 	i.duration.Observe(time.Since(start).Seconds())
 	i.validations.WithLabelValues(label(err)).Inc()
 	return p, err
+}
+
+var errName = fleet.E(fleet.Forbidden, nil, "Signalbox is not known under this name: BASEURL says under which it is")
+
+// ownName reports whether a request that nobody need prove anything for was
+// meant for us. A page of another site can have its own name lead to this machine
+// (DNS rebinding); its browser then takes us for that site, and lets the page read
+// and do everything. What is open to other machines is open to such pages anyway.
+func (i *identity) ownName(host string) bool {
+	if i.Accounts == nil || i.Insecure {
+		return true
+	}
+	u, err := url.Parse("http://" + host)
+	if err != nil || u.Host != host {
+		return false
+	}
+	name := u.Hostname()
+	if addr, err := netip.ParseAddr(name); err == nil {
+		return addr.Unmap().IsLoopback()
+	}
+	base, err := url.Parse(i.BaseURL)
+	return strings.EqualFold(name, "localhost") || err == nil && strings.EqualFold(name, base.Hostname())
 }
 
 // label is the metric label of what came of it.

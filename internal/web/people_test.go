@@ -56,6 +56,18 @@ func TestWithoutLogin(t *testing.T) {
 		t.Errorf("a token that nobody looks at: %d", res.Code)
 	}
 
+	// Another site's name that leads to this machine, where only this machine is let in.
+	home := newSite(t, func(o *web.Options) {
+		o.Identity = &web.Identity{Accounts: accounts, BaseURL: "http://example.com", Box: newBox(t)}
+	})
+	r := httptest.NewRequestWithContext(t.Context(), "GET", "http://evil.example:3101/api/devices", nil)
+	w := httptest.NewRecorder()
+	home.server.Handler().ServeHTTP(w, r)
+	if w.Code != 403 {
+		t.Errorf("a page of another site that rebinds its name: %d", w.Code)
+	}
+	home.want("GET", "/api/devices", "", 200, `{"devices": [], "count": 0}`)
+
 	// The first account ends that.
 	s.want("POST", "/api/auth/setup", `{"setup": "guess", "username": "root", "password": "correct horse battery"}`, 403, problemJSON(fleet.Forbidden, "The set-up link is not good, or not any more"))
 	setup := accounts.SetupSecret()
@@ -437,7 +449,7 @@ func TestAudit(t *testing.T) {
 	// Exports. They need a real connection, for its deadlines.
 	front := httptest.NewServer(s.server.Handler())
 	defer front.Close()
-	export := func(accept string) (string, *http.Response) {
+	export := func(accept string) (text, contentType string) {
 		t.Helper()
 		r, err := http.NewRequestWithContext(t.Context(), "GET", front.URL+"/api/audit", nil)
 		if err != nil {
@@ -450,23 +462,23 @@ func TestAudit(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer res.Body.Close()
-		text, err := io.ReadAll(res.Body)
+		body, err := io.ReadAll(res.Body)
 		if err != nil || res.StatusCode != 200 {
 			t.Fatalf("%s %v", res.Status, err)
 		}
-		return string(text), res
+		return string(body), res.Header.Get("Content-Type")
 	}
 	text, got := export("text/csv")
 	rows, err := csv.NewReader(strings.NewReader(text)).ReadAll()
-	if err != nil || len(rows) != len(want)+1 || got.Header.Get("Content-Type") != "text/csv; charset=utf-8" {
-		t.Fatalf("%d rows, %v, %v", len(rows), err, got.Header)
+	if err != nil || len(rows) != len(want)+1 || got != "text/csv; charset=utf-8" {
+		t.Fatalf("%d rows, %v, %v", len(rows), err, got)
 	}
 	if rows[0][0] != "id" || rows[7][7] != "'=1+1" || rows[1][5] != "login" {
 		t.Errorf("%q", rows)
 	}
 	text, got = export("application/x-ndjson")
 	if lines := strings.Split(strings.TrimSpace(text), "\n"); len(lines) != len(want)+1 || !strings.Contains(lines[0], `"action":"audit.export"`) {
-		t.Errorf("%d lines: %s %v", len(lines), lines[0], got.Header)
+		t.Errorf("%d lines: %s %v", len(lines), lines[0], got)
 	}
 	if strings.Contains(text, password) || strings.Contains(text, made.Secret) || strings.Contains(text, root) {
 		t.Error("the audit holds a secret")

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"signalbox/internal/access"
 )
 
 const base = "https://signalbox.example:8443"
@@ -182,4 +184,22 @@ func TestCrossOriginTrust(t *testing.T) {
 	f(http.MethodPost, "null", "cross-site", false)
 	f(http.MethodDelete, "", "cross-site", false)
 	f(http.MethodGet, "https://evil.example", "cross-site", true)
+}
+
+func TestOwnName(t *testing.T) {
+	i := newIdentity(&Identity{Accounts: new(access.Service), BaseURL: "https://signalbox.example:8443"}, nil, nil)
+	f := func(host string, want bool) {
+		t.Helper()
+		if i.ownName(host) != want {
+			t.Errorf("%q: %v", host, !want)
+		}
+	}
+	for _, host := range []string{"localhost", "LOCALHOST:3101", "127.0.0.1:3101", "127.1.2.3", "[::1]:3101", "[::ffff:127.0.0.1]", "signalbox.example", "signalbox.example:1"} {
+		f(host, true)
+	}
+	for _, host := range []string{"evil.example:3101", "localhost.evil.example", "127.0.0.1.nip.io", "192.0.2.1", "", "a b", "x@localhost/"} {
+		f(host, false)
+	}
+	i.Insecure = true
+	f("evil.example", true)
 }
