@@ -18,6 +18,15 @@ func TestDevicesAreTold(t *testing.T) {
 	f([]string{"MQTT_URL=mqtts://me:hunter2@broker.example.org:8883"}, "http://127.0.0.1:3101", "mqtts://broker.example.org:8883", "http://127.0.0.1:3101/oauth/token")
 	f([]string{"DEVICE_MQTT_URL=mqtt://b:1", "OIDC_TOKEN_URL=https://k/realms/iot/token"}, "http://127.0.0.1:3101", "mqtt://b:1", "https://k/realms/iot/token")
 
+	// In a file of the reference system they mean what they meant.
+	e := mustLoad(t, nil, nil, files{".env": "DEVICE_BASEURL=http://d\nDEVICE_MQTT_URL=mqtt://m:1\nWIFI_SSID=net\nWIFI_PASSWORD=hunter2\nOIDC_TOKEN_URL=https://k/token\n"})
+	if e.DeviceBaseURL != "http://d" || e.DeviceMQTTURL != "mqtt://m:1" || e.WiFiSSID != "net" || e.WiFiPassword.Reveal() != "hunter2" || e.OIDCTokenURL != "https://k/token" {
+		t.Errorf("from a file: %+v", e.Config)
+	}
+	if len(e.Warnings) > 0 {
+		t.Errorf("warnings: %q", e.Warnings)
+	}
+
 	for _, bad := range []string{"DEVICE_BASEURL=box", "DEVICE_MQTT_URL=http://b", "DEVICE_MQTT_URL=b:1883", "OIDC_TOKEN_URL=mqtt://k", "DEVICE_TOKEN_LIFETIME=1s", "DEVICE_TOKEN_LIFETIME=0"} {
 		if _, err := load(t, nil, []string{bad}, nil); err == nil {
 			t.Errorf("%s was taken", bad)

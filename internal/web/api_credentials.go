@@ -207,6 +207,9 @@ type reconciliation struct {
 }
 
 func (s *Server) reconcileClients(w http.ResponseWriter, r *http.Request) error {
+	if err := s.scope(r).needWhole(); err != nil {
+		return err
+	}
 	f, err := s.form(w, r)
 	if err != nil {
 		return err
@@ -216,9 +219,6 @@ func (s *Server) reconcileClients(w http.ResponseWriter, r *http.Request) error 
 		o.DeleteOrphans = f.boolean("delete_orphans")
 	}
 	if err := f.err(); err != nil {
-		return err
-	}
-	if err := s.scope(r).needWhole(); err != nil {
 		return err
 	}
 	report, err := s.registry.Reconcile(r.Context(), o)

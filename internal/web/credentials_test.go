@@ -163,6 +163,30 @@ func TestCredentialsNeedAnEditor(t *testing.T) {
 	}
 }
 
+// Who has to do with a part of the devices only, has nothing to do with the
+// credentials of the others.
+func TestCredentialsWithinALimit(t *testing.T) {
+	limit := access.Limit{Models: []string{"relay"}}
+	p := newPlant(t, nil)
+	p.server.IdentifyWith(func(http.ResponseWriter, *http.Request, bool) (access.Principal, error) {
+		who := access.Local()
+		who.Limit = limit
+		return who, nil
+	})
+	p.create(`{}`)
+	limit.Models = []string{"other"}
+	for _, route := range []string{"GET /api/devices/1/credentials", "GET /api/devices/1/keycloak-status", "POST /api/devices/1/revoke",
+		"POST /api/devices/1/restore", "POST /api/devices/1/keycloak-sync", "PUT /api/devices/1/public-key"} {
+		method, path, _ := strings.Cut(route, " ")
+		if w := p.do(method, path, `{"public_key":null}`); w.Code != http.StatusNotFound || strings.Contains(w.Body.String(), "aaaaaaaa") {
+			t.Errorf("%s: %d %s", route, w.Code, w.Body)
+		}
+	}
+	if w := p.do("POST", "/api/device-clients/reconcile", ""); w.Code != http.StatusForbidden {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
 func TestIotConfig(t *testing.T) {
 	p := newPlant(t, nil)
 	const config = " {\"deviceName\" : \"Küche\"}\n"
