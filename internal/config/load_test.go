@@ -57,7 +57,7 @@ func TestDefaultsNeedNothing(t *testing.T) {
 		DataDir: "./data", JournalMaxBytes: 4 << 30, JournalMaxAge: Duration(7 * 24 * time.Hour), JournalSync: Sync(10 * time.Second),
 		JournalDiskBytes: 16 << 30, LogsHistory: "sql", HistoryMaxAge: Duration(90 * 24 * time.Hour), HistoryMaxBytes: 20 << 30, HistoryRetention: HistoryLimits{}, HistorySealAge: Duration(5 * time.Minute),
 		Host: "127.0.0.1", Port: 3101, InternalListen: "127.0.0.1:3103", MQTTListen: "127.0.0.1:1883",
-		MQTTClientID: "iotsupport-backend", LogsinkTopic: "iotsupport/logsink", LogsinkEntityField: "entity_id",
+		MQTTClientID: "iotsupport-backend", MQTTAuth: "auto", MQTTSharedLogTopic: "auto", LogsinkTopic: "iotsupport/logsink", LogsinkEntityField: "entity_id",
 		DeviceLogQuotas: Quotas{}, LogRedact: "on", LogRedactPatterns: Patterns{},
 
 		ElasticsearchIndexPrefix: "logstash-http-", ElasticsearchIndexPattern: "logstash-http-*",
@@ -232,7 +232,11 @@ func TestCheckedTogether(t *testing.T) {
 
 	// Exposure without authentication.
 	f("HOST=0.0.0.0", "HOST")
-	f("HOST=192.168.1.2 INTERNAL_LISTEN=:3103 MQTT_LISTEN=[::]:1883", "HOST", "INTERNAL_LISTEN", "MQTT_LISTEN")
+	f("HOST=192.168.1.2 INTERNAL_LISTEN=:3103 MQTT_LISTEN=[::]:1883 MQTT_AUTH=off", "HOST", "INTERNAL_LISTEN", "MQTT_LISTEN")
+	f("MQTT_LISTEN=[::]:1883 MQTT_AUTH=off ALLOW_INSECURE=true")
+	f("MQTT_LISTEN=[::]:1883")
+	f("MQTT_LISTEN=0.0.0.0:1883 MQTT_AUTH=secret")
+	f("MQTT_AUTH=password", "MQTT_AUTH")
 	f("HOST=0.0.0.0 INTERNAL_LISTEN=:3103 MQTT_LISTEN=[::]:1883 ALLOW_INSECURE=true")
 	f("HOST=::1 INTERNAL_LISTEN=[::1]:3103 MQTT_LISTEN=localhost:1883")
 	f("HOST=::ffff:127.0.0.1")
@@ -254,6 +258,8 @@ func TestCheckedTogether(t *testing.T) {
 	f("TLS_KEY=key.pem", "TLS_CERT")
 	f("TLS_CERT=missing TLS_KEY=missing2", "TLS_CERT", "TLS_KEY")
 	f("TLS_CERT=cert.pem TLS_KEY=key.pem", "TLS_CERT")
+	f("MQTT_TLS_CERT=cert.pem", "MQTT_TLS_KEY")
+	f("MQTT_TLS_CERT=cert.pem MQTT_TLS_KEY=key.pem", "MQTT_TLS_CERT")
 
 	// MQTT.
 	f("MQTT_URL=mqtt://broker")

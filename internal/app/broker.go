@@ -1,0 +1,160 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"strings"
+	"time"
+
+	"signalbox/internal/access"
+	"signalbox/internal/config"
+	"signalbox/internal/fleet"
+	"signalbox/internal/nats"
+)
+
+// brokerRights is what the rights of a device on the embedded broker are made
+// from.
+type brokerRights struct {
+	// verify looks at a token as whoever gave it out does. Errors: access.Deny.
+	verify func(ctx context.Context, token string) (fleet.DeviceClaims, error)
+	// secret compares a client secret with those that are good, in constant
+	// time; nil: only tokens are taken. Errors: access.Deny.
+	secret func(ctx context.Context, clientID, secret string) (fleet.DeviceClaims, error)
+	// identify finds whose the claims are. Errors: access.Deny for a device
+	// that is deleted or revoked.
+	identify func(ctx context.Context, claims fleet.DeviceClaims) (fleet.DeviceRef, error)
+
+	topic    string // LOGSINK_TOPIC
+	shared   bool   // a device may publish to it
+	expiring bool   // a connection ends with the token it was opened with
+}
+
+// The topics of devices besides those of the log (docs/API.md).
+const (
+	updateTopics   = "iotsupport/updates/+"      // what all are told
+	telemetryTopic = "iotsupport/telemetry/%s/#" // what one measures
+	rotationTopic  = "iotsupport/%s/rotation"    // what one is told of its credentials
+)
+
+// brokerAuthenticate returns who lets devices in: by a token or, where that is
+// set, by a secret, and on their own topics only.
+func brokerAuthenticate(r brokerRights) func(context.Context, nats.Login) (nats.Grant, error) {
+	return func(ctx context.Context, l nats.Login) (nats.Grant, error) {
+		if _, _, ok := fleet.ParseClientID(l.Username); !ok {
+			return nats.Grant{}, access.Deny(access.Malformed, fmt.Errorf("the user name %.100q is not a device's client id", l.Username))
+		}
+		if l.Password == "" {
+			return nats.Grant{}, access.Deny(access.Missing, nil)
+		}
+		claims, byToken, err := r.claims(ctx, l)
+		if err != nil {
+			return nats.Grant{}, err
+		}
+		if claims.ClientID != l.Username {
+			return nats.Grant{}, access.Deny(access.Foreign, fmt.Errorf("credentials of %s for %s", claims.ClientID, l.Username))
+		}
+		device, err := r.identify(ctx, claims)
+		if err != nil {
+			return nats.Grant{}, err
+		}
+		if device.ClientID != claims.ClientID || device.Revoked {
+			return nats.Grant{}, access.Deny(access.Revoked, nil)
+		}
+		g := nats.Grant{
+			Name:      device.ClientID,
+			Publish:   []string{r.topic + "/" + device.ClientID, fmt.Sprintf(telemetryTopic, device.ClientID)},
+			Subscribe: []string{updateTopics, fmt.Sprintf(rotationTopic, device.ClientID)},
+		}
+		if r.shared {
+			g.Publish = append(g.Publish, r.topic)
+		}
+		if byToken && r.expiring {
+			g.Until = claims.Expires
+		}
+		return g, nil
+	}
+}
+
+// claims returns what the password proves. A token has two dots (RFC 7519,
+// section 3.1), which no secret of ours has.
+func (r brokerRights) claims(ctx context.Context, l nats.Login) (claims fleet.DeviceClaims, byToken bool, err error) {
+	if r.secret != nil && strings.Count(l.Password, ".") != 2 {
+		claims, err = r.secret(ctx, l.Username, l.Password)
+		return claims, false, err
+	}
+	claims, err = r.verify(ctx, l.Password)
+	return claims, true, err
+}
+
+// brokerAuth returns what MQTT_AUTH is in effect: off, token or secret. open
+// says that people need no login.
+func brokerAuth(cfg *config.Config, open bool) string {
+	switch {
+	case cfg.MQTTAuth != "auto":
+		return cfg.MQTTAuth
+	case open && cfg.MQTTLoopback():
+		return "off"
+	}
+	return "token"
+}
+
+// sharedLogTopic reports whether devices may publish to the log topic of all.
+func sharedLogTopic(cfg *config.Config, auth string) bool {
+	return cfg.MQTTSharedLogTopic == "on" || cfg.MQTTSharedLogTopic == "auto" && auth == "off"
+}
+
+// brokerTLS returns what the embedded broker's listener speaks; nil is plain MQTT.
+func brokerTLS(cfg *config.Config) (*tls.Config, error) {
+	if cfg.MQTTTLSCert == "" {
+		return nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(cfg.MQTTTLSCert, cfg.MQTTTLSKey)
+	if err != nil {
+		return nil, fmt.Errorf("MQTT_TLS_CERT and MQTT_TLS_KEY: %w", err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
+}
+
+// brokerGuard closes the connections of devices that lost the right to them.
+type brokerGuard struct {
+	server   *nats.Server
+	standing func(ctx context.Context, clientID string) error // why the device may not stay; nil: it may
+	changed  chan struct{}                                    // has room for one
+}
+
+// brokerSweep is how often every connection is asked about, for the sake of
+// changes that nobody told of.
+const brokerSweep = 10 * time.Second
+
+func newBrokerGuard(server *nats.Server, standing func(context.Context, string) error) *brokerGuard {
+	return &brokerGuard{server: server, standing: standing, changed: make(chan struct{}, 1)}
+}
+
+// Changed has all connections asked about soon. It does not wait.
+func (g *brokerGuard) Changed() {
+	select {
+	case g.changed <- struct{}{}:
+	default: // it will be
+	}
+}
+
+// Run asks about all connections, after each change and every brokerSweep,
+// until ctx ends.
+func (g *brokerGuard) Run(ctx context.Context) error {
+	tick := time.NewTicker(brokerSweep)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-g.changed:
+		}
+		for _, clientID := range g.server.Clients() {
+			if err := g.standing(ctx, clientID); fleet.KindOf(err) == fleet.Unauthenticated || fleet.KindOf(err) == fleet.Forbidden || fleet.KindOf(err) == fleet.NotFound {
+				g.server.CloseClient(clientID) // else it is not known, and that is no reason
+			}
+		}
+	}
+}
