@@ -11,6 +11,9 @@ import (
 	"unicode"
 )
 
+// LeastSecretKey is how many characters SECRET_KEY has at least.
+const LeastSecretKey = 16
+
 // checker finds the mistakes that need more than one setting, a file, or a
 // look inside a text. A setting that is bad already is not judged again.
 type checker struct {
@@ -41,7 +44,7 @@ func (c *checker) all() {
 	c.mqtt()
 	c.elasticsearch()
 	c.urls()
-	if c.SecretKey != "" && len(c.SecretKey) < 16 {
+	if c.SecretKey != "" && len(c.SecretKey) < LeastSecretKey {
 		c.wrong("SECRET_KEY", "at least 16 characters")
 	}
 	if c.DrainAuthKey != "" && strings.ContainsFunc(c.DrainAuthKey.Reveal(), func(r rune) bool { return r <= ' ' || r > '~' }) {

@@ -93,7 +93,7 @@ type Config struct {
 	CORSOrigins        Origins `env:"CORS_ORIGINS" name:"cors-origins" default:"[\"http://localhost:3100\"]" group:"Web" placeholder:"JSON" help:"Web pages of other origins that may call the API, as a JSON list."`
 	FrontendVersionURL string  `env:"FRONTEND_VERSION_URL" group:"Web" placeholder:"URL" help:"Where the version of a separately deployed web page is read, to tell open pages of a new one. Empty: Signalbox's own version."`
 
-	SecretKey               Secret   `env:"SECRET_KEY" group:"Running" placeholder:"SECRET" help:"Key for what Signalbox signs and encrypts; at least 16 characters. Nothing uses it yet."`
+	SecretKey               Secret   `env:"SECRET_KEY" group:"Running" placeholder:"SECRET" help:"Key for what Signalbox signs and encrypts; at least 16 characters. Empty: one that is made once and kept in DATA_DIR/secret.key."`
 	DrainAuthKey            Secret   `env:"DRAIN_AUTH_KEY" group:"Running" placeholder:"SECRET" help:"Bearer token for GET /health/drain, which shuts down before it answers. Empty: nobody may."`
 	GracefulShutdownTimeout Duration `env:"GRACEFUL_SHUTDOWN_TIMEOUT" default:"30s" min:"1s" max:"1h" group:"Running" placeholder:"TIME" help:"Longest time a shutdown may take before it is cut short."`
 	LogLevel                string   `env:"LOG_LEVEL" default:"info" oneof:"debug,info,warn,error" group:"Running" placeholder:"LEVEL" help:"Least important messages of Signalbox's own log."`

@@ -38,7 +38,7 @@ DELETE FROM device_models WHERE id = sqlc.arg(id);
 
 -- name: ListDevices :many
 SELECT d.id, d.key, d.active, d.device_name, d.device_entity_id, d.enable_ota, d.rotation_state,
-       d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at, d.created_at, d.updated_at,
+       d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at, d.created_at, d.updated_at, d.revoked_at,
        m.id AS model_id, m.code AS model_code, m.name AS model_name, m.firmware_version
 FROM devices d
 JOIN device_models m ON m.id = d.device_model_id
@@ -47,7 +47,7 @@ WHERE (CAST(sqlc.narg(model_id) AS BIGINT) IS NULL OR d.device_model_id = CAST(s
 
 -- name: GetDevice :one
 SELECT d.id, d.key, d.active, d.config, d.device_name, d.device_entity_id, d.enable_ota, d.rotation_state,
-       d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at, d.created_at, d.updated_at,
+       d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at, d.created_at, d.updated_at, d.revoked_at,
        m.id AS model_id, m.code AS model_code, m.name AS model_name, m.firmware_version
 FROM devices d
 JOIN device_models m ON m.id = d.device_model_id

@@ -8,6 +8,11 @@ import (
 	"database/sql"
 )
 
+type ClientRemoval struct {
+	ClientID    string
+	RequestedAt int64
+}
+
 type Device struct {
 	ID                      int64
 	Key                     string
@@ -23,6 +28,25 @@ type Device struct {
 	LastRotationCompletedAt sql.NullInt64
 	CreatedAt               int64
 	UpdatedAt               int64
+	RevokedAt               sql.NullInt64
+	ClientStale             bool
+}
+
+type DeviceAssertion struct {
+	ClientID  string
+	Jti       string
+	ExpiresAt int64
+}
+
+type DeviceClient struct {
+	ClientID    string
+	Name        string
+	Description string
+	Enabled     bool
+	PublicKey   sql.NullString
+	NotBefore   int64
+	CreatedAt   int64
+	UpdatedAt   int64
 }
 
 type DeviceModel struct {
@@ -35,7 +59,24 @@ type DeviceModel struct {
 	UpdatedAt       int64
 }
 
+type DeviceSecret struct {
+	ID        int64
+	ClientID  string
+	Sealed    string
+	CreatedAt int64
+	RevokedAt sql.NullInt64
+}
+
 type IDCounter struct {
 	Name   string
 	LastID int64
+}
+
+type SigningKey struct {
+	ID         string
+	Algorithm  string
+	Sealed     string
+	ActiveFrom int64
+	Lifetime   int64
+	CreatedAt  int64
 }

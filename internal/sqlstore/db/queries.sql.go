@@ -57,7 +57,7 @@ func (q *Queries) GetBareModel(ctx context.Context, id int64) (DeviceModel, erro
 
 const getDevice = `-- name: GetDevice :one
 SELECT d.id, d.key, d.active, d.config, d.device_name, d.device_entity_id, d.enable_ota, d.rotation_state,
-       d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at, d.created_at, d.updated_at,
+       d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at, d.created_at, d.updated_at, d.revoked_at,
        m.id AS model_id, m.code AS model_code, m.name AS model_name, m.firmware_version
 FROM devices d
 JOIN device_models m ON m.id = d.device_model_id
@@ -78,6 +78,7 @@ type GetDeviceRow struct {
 	LastRotationCompletedAt sql.NullInt64
 	CreatedAt               int64
 	UpdatedAt               int64
+	RevokedAt               sql.NullInt64
 	ModelID                 int64
 	ModelCode               string
 	ModelName               string
@@ -101,6 +102,7 @@ func (q *Queries) GetDevice(ctx context.Context, id int64) (GetDeviceRow, error)
 		&i.LastRotationCompletedAt,
 		&i.CreatedAt,
 		&i.UpdatedAt,
+		&i.RevokedAt,
 		&i.ModelID,
 		&i.ModelCode,
 		&i.ModelName,
@@ -219,7 +221,7 @@ func (q *Queries) InsertModel(ctx context.Context, arg InsertModelParams) error 
 
 const listDevices = `-- name: ListDevices :many
 SELECT d.id, d.key, d.active, d.device_name, d.device_entity_id, d.enable_ota, d.rotation_state,
-       d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at, d.created_at, d.updated_at,
+       d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at, d.created_at, d.updated_at, d.revoked_at,
        m.id AS model_id, m.code AS model_code, m.name AS model_name, m.firmware_version
 FROM devices d
 JOIN device_models m ON m.id = d.device_model_id
@@ -245,6 +247,7 @@ type ListDevicesRow struct {
 	LastRotationCompletedAt sql.NullInt64
 	CreatedAt               int64
 	UpdatedAt               int64
+	RevokedAt               sql.NullInt64
 	ModelID                 int64
 	ModelCode               string
 	ModelName               string
@@ -273,6 +276,7 @@ func (q *Queries) ListDevices(ctx context.Context, arg ListDevicesParams) ([]Lis
 			&i.LastRotationCompletedAt,
 			&i.CreatedAt,
 			&i.UpdatedAt,
+			&i.RevokedAt,
 			&i.ModelID,
 			&i.ModelCode,
 			&i.ModelName,
