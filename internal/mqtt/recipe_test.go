@@ -25,7 +25,8 @@ import (
 type recipe struct {
 	*mosquittotest.Broker
 	t      *testing.T
-	config string // of mosquitto_ctrl, as XDG_CONFIG_HOME
+	config string      // of mosquitto_ctrl, as XDG_CONFIG_HOME
+	read   chan string // what devices received
 }
 
 const recipeDir = "../../docs/mosquitto"
@@ -48,7 +49,7 @@ func startRecipe(t *testing.T) *recipe {
 	if out, err := exec.Command("mosquitto_ctrl", "dynsec", "init", filepath.Join(dir, "dynamic-security.json"), "admin", "admin-secret").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	r := &recipe{t: t, config: dir, Broker: mosquittotest.Start(t, mosquittotest.Options{Extra: conf, Persistent: true})}
+	r := &recipe{t: t, config: dir, read: make(chan string, 100), Broker: mosquittotest.Start(t, mosquittotest.Options{Extra: conf, Persistent: true})}
 	host, port, _ := net.SplitHostPort(r.Addr)
 	if err := os.WriteFile(filepath.Join(dir, "mosquitto_ctrl"), []byte("-h "+host+"\n-p "+port+"\n-u admin\n-P admin-secret\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -87,7 +88,8 @@ func (r *recipe) must(do, id string) {
 
 func (r *recipe) connect(username, password, clientID string, lost func(paho.Client, error)) (paho.Client, error) {
 	c := paho.NewClient(paho.NewClientOptions().AddBroker("tcp://" + r.Addr).SetProtocolVersion(4).SetAutoReconnect(false).
-		SetClientID(clientID).SetUsername(username).SetPassword(password).SetConnectionLostHandler(lost).SetCleanSession(false))
+		SetClientID(clientID).SetUsername(username).SetPassword(password).SetConnectionLostHandler(lost).SetCleanSession(false).
+		SetDefaultPublishHandler(func(_ paho.Client, m paho.Message) { r.read <- m.Topic() + " " + string(m.Payload()) }))
 	tok := c.Connect()
 	if !tok.WaitTimeout(patience) {
 		return nil, errors.New("no CONNACK")
@@ -137,10 +139,9 @@ func TestRecipe(t *testing.T) {
 	}
 
 	// What a device may read.
-	read := make(chan string, 100)
 	subscribe := func(c paho.Client, filter string) byte {
 		t.Helper()
-		tok := c.Subscribe(filter, 1, func(_ paho.Client, m paho.Message) { read <- m.Topic() + " " + string(m.Payload()) })
+		tok := c.Subscribe(filter, 1, nil) // a handler here would be called although the subscription was refused
 		if !tok.WaitTimeout(patience) {
 			t.Fatal("no SUBACK")
 		}
@@ -197,7 +198,7 @@ func TestRecipe(t *testing.T) {
 	var got []string
 	for range 3 {
 		select {
-		case m := <-read:
+		case m := <-r.read:
 			got = append(got, m)
 		case <-time.After(patience):
 			t.Fatalf("only %q were read", got)
