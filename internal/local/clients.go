@@ -222,7 +222,9 @@ func (i *Issuer) seal(clientID string, id int64, text string) string {
 }
 
 // aboutSecret binds a sealed secret to its row.
-func aboutSecret(clientID string, id int64) string { return fmt.Sprintf("device secret %d of %s", id, clientID) }
+func aboutSecret(clientID string, id int64) string {
+	return fmt.Sprintf("device secret %d of %s", id, clientID)
+}
 
 // credOf returns the name of a secret in a token.
 func credOf(id int64) string { return strconv.FormatInt(id, 10) }

@@ -27,7 +27,9 @@ type limits struct {
 
 type pair struct{ client, address string }
 
-func newLimits(now func() time.Time) *limits { return &limits{now: now, pairs: make(map[pair]*rate.Limiter)} }
+func newLimits(now func() time.Time) *limits {
+	return &limits{now: now, pairs: make(map[pair]*rate.Limiter)}
+}
 
 // wait returns how long the pair must wait before it may try again; 0: not.
 func (l *limits) wait(p pair) time.Duration {

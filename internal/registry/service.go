@@ -13,6 +13,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"signalbox/internal/fleet"
 )
 
@@ -63,6 +65,12 @@ type Service struct {
 	newKey func() string
 	dir    *Directory
 
+	issuer     Issuer // nil: devices have no clients
+	registerer prometheus.Registerer
+	issuing    *issuerMetrics
+	settling   locks         // by device id
+	wake       chan struct{} // has room for one: there is work for Run
+
 	// writing holds a token while a change is made, from the transaction to the
 	// last observer: that is what keeps the directory and the observers in the
 	// order of the commits. A channel, so that waiting ends with the context.
@@ -92,10 +100,12 @@ func New(ctx context.Context, store Store, log *slog.Logger, options ...Option) 
 		newKey:  fleet.NewKey,
 		dir:     newDirectory(),
 		writing: make(chan struct{}, 1),
+		wake:    make(chan struct{}, 1),
 	}
 	for _, option := range options {
 		option(s)
 	}
+	s.issuing = newIssuerMetrics(s.registerer)
 	if err := s.Sync(ctx); err != nil {
 		return nil, fmt.Errorf("load devices: %w", err)
 	}
@@ -285,8 +295,9 @@ func (s *Service) CheckConfig(ctx context.Context, modelID int64, config string)
 }
 
 // CreateDevice stores a new active device with a fresh key. config is JSON text
-// that satisfies the model's schema, and is kept as it is. Errors:
-// fleet.Invalid, fleet.NotFound for the model.
+// that satisfies the model's schema, and is kept as it is. Its client at the
+// issuer is there before the device is. Errors: fleet.Invalid, fleet.NotFound for
+// the model, fleet.External for the issuer.
 func (s *Service) CreateDevice(ctx context.Context, modelID int64, config string) (fleet.Device, error) {
 	m, err := s.store.BareModel(ctx, modelID)
 	if err != nil {
@@ -297,7 +308,7 @@ func (s *Service) CreateDevice(ctx context.Context, modelID int64, config string
 		return fleet.Device{}, err
 	}
 	var d fleet.Device
-	create := func(q Queries) (Change, error) {
+	prepare := func() {
 		now := s.clock()
 		d = fleet.Device{
 			Key:             s.newKey(),
@@ -312,11 +323,24 @@ func (s *Service) CreateDevice(ctx context.Context, modelID int64, config string
 			CreatedAt:       now,
 			UpdatedAt:       now,
 		}
-		id, err := q.InsertDevice(ctx, d)
-		d.ID = id
+	}
+	create := func(q Queries) (_ Change, err error) {
+		if d.ID, err = q.InsertDevice(ctx, d); err != nil {
+			return Change{}, err
+		}
+		if s.issuer != nil {
+			err = keep(ctx, q, &d)
+		}
 		return Change{Kind: Created, After: d.Ref()}, err
 	}
 	for attempt := 1; ; attempt++ {
+		prepare()
+		// A key that is taken is known mostly; its client is not touched then.
+		if _, taken := s.dir.ByKey(d.Key); s.issuer != nil && !taken {
+			if err := s.reserve(ctx, &d); err != nil {
+				return fleet.Device{}, err
+			}
+		}
 		ch, err := s.write(ctx, create)
 		switch {
 		case err == nil:
@@ -331,8 +355,9 @@ func (s *Service) CreateDevice(ctx context.Context, modelID int64, config string
 	}
 }
 
-// UpdateDevice replaces a device's config and active flag. Errors:
-// fleet.Invalid, fleet.NotFound.
+// UpdateDevice replaces a device's config and active flag. If its name changes,
+// the issuer is told first, and nothing changes when it cannot be. Errors:
+// fleet.Invalid, fleet.NotFound, fleet.External for the issuer.
 func (s *Service) UpdateDevice(ctx context.Context, id int64, config string, active bool) (fleet.Device, error) {
 	d, err := s.store.Device(ctx, id)
 	if err != nil {
@@ -346,28 +371,48 @@ func (s *Service) UpdateDevice(ctx context.Context, id int64, config string, act
 	if err != nil {
 		return fleet.Device{}, err
 	}
+	then := d
+	then.Name = settings.name
+	client, pushed, err := s.push(ctx, &d, &then)
+	if err != nil {
+		return fleet.Device{}, err
+	}
 	ch, err := s.write(ctx, func(q Queries) (_ Change, err error) {
 		if d, err = q.Device(ctx, id); err != nil {
 			return Change{}, err
 		}
-		before := d.Ref()
+		old, before := d, d.Ref()
 		d.Config, d.Active = config, active
 		d.Name, d.EntityID, d.EnableOTA = settings.name, settings.entityID, settings.enableOTA
 		d.UpdatedAt = s.clock()
-		return Change{Kind: Updated, Before: before, After: d.Ref()}, q.UpdateDevice(ctx, d)
+		if err := q.UpdateDevice(ctx, d); err != nil {
+			return Change{}, err
+		}
+		return Change{Kind: Updated, Before: before, After: d.Ref()}, noteClient(ctx, q, &old, &d, client, pushed)
 	})
 	if err != nil {
+		if pushed {
+			s.undoPush(ctx, id, client.ID, err)
+		}
 		return fleet.Device{}, err
+	}
+	if pushed && client != clientOf(&d) { // another change came between
+		s.wakeUp()
 	}
 	s.warnShared(ctx, ch)
 	return d, nil
 }
 
-// DeleteDevice removes a device; fleet.NotFound if it does not exist.
+// DeleteDevice removes a device; fleet.NotFound if it does not exist. Its client
+// at the issuer is deleted after that, again and again until it succeeds.
 func (s *Service) DeleteDevice(ctx context.Context, id int64) error {
+	defer s.wakeUp()
 	_, err := s.write(ctx, func(q Queries) (Change, error) {
 		d, err := q.Device(ctx, id)
 		if err != nil {
+			return Change{}, err
+		}
+		if err := q.PutRemoval(ctx, d.ClientID(), s.clock()); err != nil {
 			return Change{}, err
 		}
 		return Change{Kind: Deleted, Before: d.Ref()}, q.DeleteDevice(ctx, id)

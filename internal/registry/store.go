@@ -5,6 +5,7 @@ package registry
 
 import (
 	"context"
+	"time"
 
 	"signalbox/internal/fleet"
 )
@@ -51,10 +52,32 @@ type Queries interface {
 	// is fleet.Exists, a missing model fleet.NotFound.
 	InsertDevice(ctx context.Context, d fleet.Device) (int64, error)
 	// UpdateDevice stores everything of d that can change: all but the id, key,
-	// model and creation time.
+	// model, creation time and RevokedAt.
 	UpdateDevice(ctx context.Context, d fleet.Device) error
 	// DeleteDevice removes a device.
 	DeleteDevice(ctx context.Context, id int64) error
+
+	// SetRevoked stores since when a device's credential is withdrawn; nil: it is
+	// good.
+	SetRevoked(ctx context.Context, id int64, at *time.Time) error
+	// SetClientStale stores whether a device's client at the issuer may be other
+	// than the device says. That of a new device may be.
+	SetClientStale(ctx context.Context, id int64, stale bool) error
+	// StaleDevices returns the ids of the devices for which that is so.
+	StaleDevices(ctx context.Context) ([]int64, error)
+	// PutRemoval notes that a client is to be deleted at the issuer at that time; one
+	// that is noted already gets the new time.
+	PutRemoval(ctx context.Context, clientID string, due time.Time) error
+	// Removals returns what is noted.
+	Removals(ctx context.Context) ([]Removal, error)
+	// DeleteRemoval forgets it, and reports whether it was there.
+	DeleteRemoval(ctx context.Context, clientID string) (bool, error)
+}
+
+// Removal is a client that is to be deleted at the issuer.
+type Removal struct {
+	ClientID string
+	Due      time.Time
 }
 
 // DeviceFilter selects devices; a nil field selects all.

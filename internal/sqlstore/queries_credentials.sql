@@ -1,7 +1,7 @@
 -- Credentials of devices; the rules of queries.sql hold here as well.
 
 -- name: SetDeviceRevoked :execrows
-UPDATE devices SET revoked_at = sqlc.arg(revoked_at), client_stale = TRUE, updated_at = sqlc.arg(updated_at) WHERE id = sqlc.arg(id);
+UPDATE devices SET revoked_at = sqlc.arg(revoked_at) WHERE id = sqlc.arg(id);
 
 -- name: ListStaleDevices :many
 SELECT id FROM devices WHERE client_stale = TRUE;
@@ -10,13 +10,13 @@ SELECT id FROM devices WHERE client_stale = TRUE;
 UPDATE devices SET client_stale = sqlc.arg(client_stale) WHERE id = sqlc.arg(id);
 
 -- name: PutRemoval :exec
-INSERT INTO client_removals (client_id, requested_at) VALUES (sqlc.arg(client_id), sqlc.arg(requested_at))
-ON CONFLICT (client_id) DO NOTHING;
+INSERT INTO client_removals (client_id, due_at) VALUES (sqlc.arg(client_id), sqlc.arg(due_at))
+ON CONFLICT (client_id) DO UPDATE SET due_at = excluded.due_at;
 
 -- name: ListRemovals :many
-SELECT client_id, requested_at FROM client_removals;
+SELECT client_id, due_at FROM client_removals;
 
--- name: DeleteRemoval :exec
+-- name: DeleteRemoval :execrows
 DELETE FROM client_removals WHERE client_id = sqlc.arg(client_id);
 
 -- name: CredentialsVersion :one

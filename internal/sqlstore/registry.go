@@ -144,7 +144,7 @@ func (s queries) Devices(ctx context.Context, filter registry.DeviceFilter) ([]f
 			DeviceName: r.DeviceName, DeviceEntityID: r.DeviceEntityID, EnableOta: r.EnableOta,
 			RotationState: r.RotationState, SecretCreatedAt: r.SecretCreatedAt,
 			LastRotationAttemptAt: r.LastRotationAttemptAt, LastRotationCompletedAt: r.LastRotationCompletedAt,
-			CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
+			CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt, RevokedAt: r.RevokedAt,
 			ModelID: r.ModelID, ModelCode: r.ModelCode, ModelName: r.ModelName, FirmwareVersion: r.FirmwareVersion,
 		}))
 	}
@@ -220,6 +220,50 @@ func (s queries) DeleteDevice(ctx context.Context, id int64) error {
 	return one(n, err, "Device", id)
 }
 
+// SetRevoked implements registry.Queries.
+func (s queries) SetRevoked(ctx context.Context, id int64, at *time.Time) error {
+	n, err := s.q.SetDeviceRevoked(ctx, db.SetDeviceRevokedParams{RevokedAt: nullTime(at), ID: id})
+	return one(n, err, "Device", id)
+}
+
+// SetClientStale implements registry.Queries.
+func (s queries) SetClientStale(ctx context.Context, id int64, stale bool) error {
+	n, err := s.q.SetClientStale(ctx, db.SetClientStaleParams{ClientStale: stale, ID: id})
+	return one(n, err, "Device", id)
+}
+
+// StaleDevices implements registry.Queries.
+func (s queries) StaleDevices(ctx context.Context) ([]int64, error) {
+	ids, err := s.q.ListStaleDevices(ctx)
+	slices.Sort(ids)
+	return ids, classify(err)
+}
+
+// PutRemoval implements registry.Queries.
+func (s queries) PutRemoval(ctx context.Context, clientID string, due time.Time) error {
+	return classify(s.q.PutRemoval(ctx, db.PutRemovalParams{ClientID: clientID, DueAt: due.UnixMicro()}))
+}
+
+// Removals implements registry.Queries.
+func (s queries) Removals(ctx context.Context) ([]registry.Removal, error) {
+	rows, err := s.q.ListRemovals(ctx)
+	if err != nil {
+		return nil, classify(err)
+	}
+	list := make([]registry.Removal, 0, len(rows))
+	for _, r := range rows {
+		list = append(list, registry.Removal{ClientID: r.ClientID, Due: timeOf(r.DueAt)})
+	}
+	slices.SortFunc(list, func(a, b registry.Removal) int { return cmp.Compare(a.ClientID, b.ClientID) })
+	return list, nil
+}
+
+// DeleteRemoval implements registry.Queries.
+func (s queries) DeleteRemoval(ctx context.Context, clientID string) (bool, error) {
+	n, err := s.q.DeleteRemoval(ctx, clientID)
+	return n > 0, classify(err)
+}
+
 func model(r db.GetModelRow) fleet.Model {
 	return fleet.Model{
 		ID:              r.ID,
@@ -250,6 +294,7 @@ func device(r db.GetDeviceRow) fleet.Device {
 		LastRotationCompletedAt: timePtr(r.LastRotationCompletedAt),
 		CreatedAt:               time.UnixMicro(r.CreatedAt).UTC(),
 		UpdatedAt:               time.UnixMicro(r.UpdatedAt).UTC(),
+		RevokedAt:               timePtr(r.RevokedAt),
 	}
 	if r.EnableOta.Valid {
 		d.EnableOTA = &r.EnableOta.Bool

@@ -9,8 +9,8 @@ import (
 )
 
 type ClientRemoval struct {
-	ClientID    string
-	RequestedAt int64
+	ClientID string
+	DueAt    int64
 }
 
 type Device struct {

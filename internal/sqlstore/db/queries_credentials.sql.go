@@ -53,13 +53,16 @@ func (q *Queries) DeleteExpiredAssertions(ctx context.Context, expiresAt int64) 
 	return err
 }
 
-const deleteRemoval = `-- name: DeleteRemoval :exec
+const deleteRemoval = `-- name: DeleteRemoval :execrows
 DELETE FROM client_removals WHERE client_id = $1
 `
 
-func (q *Queries) DeleteRemoval(ctx context.Context, clientID string) error {
-	_, err := q.db.ExecContext(ctx, deleteRemoval, clientID)
-	return err
+func (q *Queries) DeleteRemoval(ctx context.Context, clientID string) (int64, error) {
+	result, err := q.db.ExecContext(ctx, deleteRemoval, clientID)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
 }
 
 const deleteSigningKey = `-- name: DeleteSigningKey :execrows
@@ -195,7 +198,7 @@ func (q *Queries) ListClients(ctx context.Context) ([]DeviceClient, error) {
 }
 
 const listRemovals = `-- name: ListRemovals :many
-SELECT client_id, requested_at FROM client_removals
+SELECT client_id, due_at FROM client_removals
 `
 
 func (q *Queries) ListRemovals(ctx context.Context) ([]ClientRemoval, error) {
@@ -207,7 +210,7 @@ func (q *Queries) ListRemovals(ctx context.Context) ([]ClientRemoval, error) {
 	var items []ClientRemoval
 	for rows.Next() {
 		var i ClientRemoval
-		if err := rows.Scan(&i.ClientID, &i.RequestedAt); err != nil {
+		if err := rows.Scan(&i.ClientID, &i.DueAt); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -395,17 +398,17 @@ func (q *Queries) PutClient(ctx context.Context, arg PutClientParams) error {
 }
 
 const putRemoval = `-- name: PutRemoval :exec
-INSERT INTO client_removals (client_id, requested_at) VALUES ($1, $2)
-ON CONFLICT (client_id) DO NOTHING
+INSERT INTO client_removals (client_id, due_at) VALUES ($1, $2)
+ON CONFLICT (client_id) DO UPDATE SET due_at = excluded.due_at
 `
 
 type PutRemovalParams struct {
-	ClientID    string
-	RequestedAt int64
+	ClientID string
+	DueAt    int64
 }
 
 func (q *Queries) PutRemoval(ctx context.Context, arg PutRemovalParams) error {
-	_, err := q.db.ExecContext(ctx, putRemoval, arg.ClientID, arg.RequestedAt)
+	_, err := q.db.ExecContext(ctx, putRemoval, arg.ClientID, arg.DueAt)
 	return err
 }
 
@@ -445,18 +448,17 @@ func (q *Queries) SetClientStale(ctx context.Context, arg SetClientStaleParams) 
 
 const setDeviceRevoked = `-- name: SetDeviceRevoked :execrows
 
-UPDATE devices SET revoked_at = $1, client_stale = TRUE, updated_at = $2 WHERE id = $3
+UPDATE devices SET revoked_at = $1 WHERE id = $2
 `
 
 type SetDeviceRevokedParams struct {
 	RevokedAt sql.NullInt64
-	UpdatedAt int64
 	ID        int64
 }
 
 // Credentials of devices; the rules of queries.sql hold here as well.
 func (q *Queries) SetDeviceRevoked(ctx context.Context, arg SetDeviceRevokedParams) (int64, error) {
-	result, err := q.db.ExecContext(ctx, setDeviceRevoked, arg.RevokedAt, arg.UpdatedAt, arg.ID)
+	result, err := q.db.ExecContext(ctx, setDeviceRevoked, arg.RevokedAt, arg.ID)
 	if err != nil {
 		return 0, err
 	}

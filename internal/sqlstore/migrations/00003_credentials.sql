@@ -10,10 +10,11 @@ ALTER TABLE devices ADD COLUMN revoked_at BIGINT;
 -- from before there were clients have none.
 ALTER TABLE devices ADD COLUMN client_stale BOOLEAN NOT NULL DEFAULT TRUE;
 
--- Clients that are to be deleted at the issuer, until that succeeded.
+-- Clients that are to be deleted at the issuer when it is time, until that
+-- succeeded. One whose device is only being made is here as well, for later.
 CREATE TABLE client_removals (
-    client_id    TEXT   PRIMARY KEY,
-    requested_at BIGINT NOT NULL
+    client_id TEXT   PRIMARY KEY,
+    due_at    BIGINT NOT NULL
 );
 
 -- What the built-in issuer has.
