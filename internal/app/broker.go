@@ -4,13 +4,16 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"signalbox/internal/access"
 	"signalbox/internal/config"
 	"signalbox/internal/fleet"
 	"signalbox/internal/nats"
+	"signalbox/internal/registry"
 )
 
 // brokerRights is what the rights of a device on the embedded broker are made
@@ -21,9 +24,9 @@ type brokerRights struct {
 	// secret compares a client secret with those that are good, in constant
 	// time; nil: only tokens are taken. Errors: access.Deny.
 	secret func(ctx context.Context, clientID, secret string) (fleet.DeviceClaims, error)
-	// identify finds whose the claims are. Errors: access.Deny for a device
-	// that is deleted or revoked.
-	identify func(ctx context.Context, claims fleet.DeviceClaims) (fleet.DeviceRef, error)
+	// identify finds whose the claims are. Errors: fleet.Unauthenticated for a
+	// device that is deleted or revoked.
+	identify func(claims fleet.DeviceClaims) (fleet.DeviceRef, error)
 
 	topic    string // LOGSINK_TOPIC
 	shared   bool   // a device may publish to it
@@ -54,12 +57,12 @@ func brokerAuthenticate(r brokerRights) func(context.Context, nats.Login) (nats.
 		if claims.ClientID != l.Username {
 			return nats.Grant{}, access.Deny(access.Foreign, fmt.Errorf("credentials of %s for %s", claims.ClientID, l.Username))
 		}
-		device, err := r.identify(ctx, claims)
+		device, err := r.identify(claims)
+		if fleet.KindOf(err) == fleet.Unauthenticated {
+			err = access.Deny(access.Revoked, err)
+		}
 		if err != nil {
 			return nats.Grant{}, err
-		}
-		if device.ClientID != claims.ClientID || device.Revoked {
-			return nats.Grant{}, access.Deny(access.Revoked, nil)
 		}
 		g := nats.Grant{
 			Name:      device.ClientID,
@@ -118,43 +121,82 @@ func brokerTLS(cfg *config.Config) (*tls.Config, error) {
 
 // brokerGuard closes the connections of devices that lost the right to them.
 type brokerGuard struct {
-	server   *nats.Server
-	standing func(ctx context.Context, clientID string) error // why the device may not stay; nil: it may
-	changed  chan struct{}                                    // has room for one
+	server  *nats.Server
+	devices *registry.Service
+	log     *slog.Logger
+	every   time.Duration // brokerSweep
+	gone    chan struct{} // has room for one: names has something
+
+	mu    sync.Mutex
+	names []string // client ids whose right ended
 }
 
-// brokerSweep is how often every connection is asked about, for the sake of
-// changes that nobody told of.
+// brokerSweep is how often every connection is looked at, for the sake of what
+// other processes changed.
 const brokerSweep = 10 * time.Second
 
-func newBrokerGuard(server *nats.Server, standing func(context.Context, string) error) *brokerGuard {
-	return &brokerGuard{server: server, standing: standing, changed: make(chan struct{}, 1)}
+// newBrokerGuard returns a guard that hears of every change of a device from
+// now on. Run must run.
+func newBrokerGuard(server *nats.Server, devices *registry.Service, log *slog.Logger) *brokerGuard {
+	g := &brokerGuard{server: server, devices: devices, log: log, every: brokerSweep, gone: make(chan struct{}, 1)}
+	devices.Observe(func(_ context.Context, ch registry.Change) {
+		if ch.Kind == registry.Deleted || ch.Kind == registry.Updated && (ch.After.Revoked || ch.After.ClientID != ch.Before.ClientID) {
+			g.end(ch.Before.ClientID)
+		}
+	})
+	return g
 }
 
-// Changed has all connections asked about soon. It does not wait.
-func (g *brokerGuard) Changed() {
+// end has the connection of a client id closed soon. It does not wait.
+func (g *brokerGuard) end(clientID string) {
+	g.mu.Lock()
+	g.names = append(g.names, clientID)
+	g.mu.Unlock()
 	select {
-	case g.changed <- struct{}{}:
-	default: // it will be
+	case g.gone <- struct{}{}:
+	default: // it is known already that there is something
 	}
 }
 
-// Run asks about all connections, after each change and every brokerSweep,
-// until ctx ends.
+// Run closes connections until ctx ends.
 func (g *brokerGuard) Run(ctx context.Context) error {
-	tick := time.NewTicker(brokerSweep)
+	tick := time.NewTicker(g.every)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
-		case <-g.changed:
-		}
-		for _, clientID := range g.server.Clients() {
-			if err := g.standing(ctx, clientID); fleet.KindOf(err) == fleet.Unauthenticated || fleet.KindOf(err) == fleet.Forbidden || fleet.KindOf(err) == fleet.NotFound {
-				g.server.CloseClient(clientID) // else it is not known, and that is no reason
+		case <-g.gone:
+			g.mu.Lock()
+			names := g.names
+			g.names = nil
+			g.mu.Unlock()
+			for _, clientID := range names {
+				g.close(clientID)
 			}
+		case <-tick.C:
+			g.sweep(ctx)
 		}
 	}
+}
+
+// sweep looks at every connection.
+func (g *brokerGuard) sweep(ctx context.Context) {
+	clients := g.server.Clients()
+	if len(clients) == 0 {
+		return
+	}
+	if err := g.devices.Sync(ctx); err != nil && ctx.Err() == nil {
+		g.log.Warn("whether other processes revoked a device is not known", "err", err)
+	}
+	for _, clientID := range clients {
+		if d, ok := g.devices.Directory().ByClientID(clientID); !ok || d.Revoked {
+			g.close(clientID)
+		}
+	}
+}
+
+func (g *brokerGuard) close(clientID string) {
+	g.log.Info("the MQTT connection of a device is closed, as its right to it ended", "client_id", clientID)
+	g.server.CloseClient(clientID)
 }
