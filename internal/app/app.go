@@ -88,7 +88,11 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		return nil, err
 	}
 	a.onClose(db.Close)
-	devices, err := registry.New(ctx, db, log)
+	key, err := secretKey(&cfg)
+	if err != nil {
+		return nil, err
+	}
+	devices, credentials, deviceUnits, err := a.openDevices(ctx, db, key, func() bool { return true })
 	if err != nil {
 		return nil, err
 	}
@@ -211,13 +215,13 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	a.web = web.New(web.Options{
 		Log: log, Registry: devices, Metrics: a.metrics, CORSOrigins: cfg.CORSOrigins,
 		History: history, Undelivered: copied.dead, Streams: streams, Connections: connections, Nudger: nudger, Health: health, DrainKey: cfg.DrainAuthKey.Reveal(),
-		Activity: activity, Overview: recorder, Page: ui.Handler,
+		Activity: activity, Overview: recorder, Page: ui.Handler, Devices: credentials,
 	})
 	public, err := a.listen("HTTP", cfg.Addr(), cfg.TLSCert, cfg.TLSKey, a.web.Handler())
 	if err != nil {
 		return nil, err
 	}
-	units := append(keepers, unit{"live delivery", hub.Run}, unit{"HTTP", public})
+	units := append(append(deviceUnits, keepers...), unit{"live delivery", hub.Run}, unit{"HTTP", public})
 	if cfg.InternalListen != "" {
 		internal, err := a.listen("internal HTTP", cfg.InternalListen, "", "", a.web.Internal())
 		if err != nil {

@@ -44,6 +44,7 @@ func (c *checker) all() {
 	c.mqtt()
 	c.elasticsearch()
 	c.urls()
+	c.devices()
 	if c.SecretKey != "" && len(c.SecretKey) < LeastSecretKey {
 		c.wrong("SECRET_KEY", "at least 16 characters")
 	}

@@ -93,6 +93,13 @@ type Config struct {
 	CORSOrigins        Origins `env:"CORS_ORIGINS" name:"cors-origins" default:"[\"http://localhost:3100\"]" group:"Web" placeholder:"JSON" help:"Web pages of other origins that may call the API, as a JSON list."`
 	FrontendVersionURL string  `env:"FRONTEND_VERSION_URL" group:"Web" placeholder:"URL" help:"Where the version of a separately deployed web page is read, to tell open pages of a new one. Empty: Signalbox's own version."`
 
+	DeviceBaseURL       string   `env:"DEVICE_BASEURL" name:"device-baseurl" group:"Devices" placeholder:"URL" help:"Address under which devices reach the API. Empty: BASEURL."`
+	DeviceMQTTURL       string   `env:"DEVICE_MQTT_URL" name:"device-mqtt-url" group:"Devices" placeholder:"URL" help:"Broker that devices connect to, as mqtt://host:1883. Empty: MQTT_URL without user name and password, or else the built-in broker at the host of DEVICE_BASEURL."`
+	WiFiSSID            string   `env:"WIFI_SSID" name:"wifi-ssid" group:"Devices" placeholder:"TEXT" help:"Network that devices are provisioned with."`
+	WiFiPassword        Secret   `env:"WIFI_PASSWORD" name:"wifi-password" group:"Devices" placeholder:"SECRET" help:"Password of WIFI_SSID."`
+	OIDCTokenURL        string   `env:"OIDC_TOKEN_URL" name:"oidc-token-url" group:"Devices" placeholder:"URL" help:"Where devices get their access tokens. Empty: at Signalbox itself."`
+	DeviceTokenLifetime Duration `env:"DEVICE_TOKEN_LIFETIME" default:"5m" min:"30s" max:"24h" group:"Devices" placeholder:"TIME" help:"How long an access token that Signalbox gives to a device is good."`
+
 	SecretKey               Secret   `env:"SECRET_KEY" group:"Running" placeholder:"SECRET" help:"Key for what Signalbox signs and encrypts; at least 16 characters. Empty: one that is made once and kept in DATA_DIR/secret.key."`
 	DrainAuthKey            Secret   `env:"DRAIN_AUTH_KEY" group:"Running" placeholder:"SECRET" help:"Bearer token for GET /health/drain, which shuts down before it answers. Empty: nobody may."`
 	GracefulShutdownTimeout Duration `env:"GRACEFUL_SHUTDOWN_TIMEOUT" default:"30s" min:"1s" max:"1h" group:"Running" placeholder:"TIME" help:"Longest time a shutdown may take before it is cut short."`
@@ -143,4 +150,5 @@ func (c *Config) derive() {
 		}
 		c.BaseURL = scheme + "://" + c.Addr()
 	}
+	c.deriveDevices()
 }

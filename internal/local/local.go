@@ -37,6 +37,7 @@ type Options struct {
 	// URL is what the issuer is called: an http or https URL without a slash at
 	// its end, under which /.well-known/openid-configuration is found.
 	URL      string
+	TokenURL string // where devices are told to get tokens, which they may name as the audience of an assertion; "": TokenPath below URL
 	Audience string // whom tokens are for
 
 	Lifetime time.Duration // of a token; 0: DefaultLifetime

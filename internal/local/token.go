@@ -226,7 +226,7 @@ func (s *server) proveAssertion(ctx context.Context, id, text string, unverified
 	url := s.issuer.opts.URL
 	audience := url
 	for _, a := range unverified.Audience {
-		if a == url+TokenPath {
+		if a == url+TokenPath || a == s.issuer.opts.TokenURL && a != "" {
 			audience = a
 		}
 	}

@@ -21,6 +21,7 @@ type deviceSummary struct {
 	RotationState   fleet.RotationState `json:"rotation_state"`
 	SecretCreatedAt *string             `json:"secret_created_at"`
 	LastCoredumpAt  *string             `json:"last_coredump_at"` // always null: there are no core dumps yet
+	Revoked         bool                `json:"revoked"`
 }
 
 // deviceDetail is a device by itself.
@@ -41,6 +42,7 @@ type deviceDetail struct {
 	LastRotationCompletedAt *string             `json:"last_rotation_completed_at"`
 	CreatedAt               string              `json:"created_at"`
 	UpdatedAt               string              `json:"updated_at"`
+	Revoked                 bool                `json:"revoked"`
 	Warnings                []string            `json:"warnings"`
 }
 
@@ -69,6 +71,7 @@ func (s *Server) detailOfDevice(d fleet.Device) deviceDetail {
 		LastRotationCompletedAt: timestampOrNull(d.LastRotationCompletedAt),
 		CreatedAt:               timestamp(d.CreatedAt),
 		UpdatedAt:               timestamp(d.UpdatedAt),
+		Revoked:                 d.RevokedAt != nil,
 		Warnings:                s.registry.Warnings(d.ID),
 	}
 }
@@ -98,6 +101,7 @@ func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) error {
 			EnableOTA:       d.EnableOTA,
 			RotationState:   d.Rotation,
 			SecretCreatedAt: timestampOrNull(d.SecretCreatedAt),
+			Revoked:         d.RevokedAt != nil,
 		})
 	}
 	s.write(w, r, http.StatusOK, struct {

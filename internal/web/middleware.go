@@ -89,6 +89,13 @@ func (s *Server) run(rt route, w http.ResponseWriter, r *http.Request) (err erro
 	if rt.needs == public {
 		return rt.handle(w, r)
 	}
+	if rt.needs == device {
+		ref, err := s.identifyDevice(r)
+		if err != nil {
+			return err
+		}
+		return rt.handle(w, r.WithContext(withDevice(r.Context(), ref)))
+	}
 	p, err := s.authenticate(r)
 	if err != nil {
 		return err

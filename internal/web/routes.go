@@ -16,6 +16,7 @@ const (
 	public               // nothing
 	anybody              // to be somebody
 	editor               // the role editor
+	device               // to be a device with a token of its own
 )
 
 // handler answers a request or returns an error without having written anything.
@@ -63,6 +64,20 @@ func (s *Server) routes() []route {
 		{"GET", "/api/fleet", anybody, "", s.showFleet},
 		{"GET", "/api/fleet/series", anybody, "", s.showSeries},
 		{"GET", "/api/overview", anybody, "", s.showOverview},
+
+		{"GET", "/api/devices/{id}/keycloak-status", anybody, "get_keycloak_status", s.showClient},
+		{"POST", "/api/devices/{id}/keycloak-sync", editor, "sync_keycloak_client", s.syncClient},
+		{"GET", "/api/devices/{id}/credentials", editor, "get_device_credentials", s.showCredentials},
+		{"PUT", "/api/devices/{id}/public-key", editor, "set_device_public_key", s.setPublicKey},
+		{"POST", "/api/devices/{id}/revoke", editor, "revoke_device", s.revokeDevice},
+		{"POST", "/api/devices/{id}/restore", editor, "restore_device", s.restoreDevice},
+		{"POST", "/api/device-clients/reconcile", editor, "reconcile_device_clients", s.reconcileClients},
+
+		{"GET", "/api/iot/config", device, "", s.deviceConfig},
+
+		{"GET", "/.well-known/openid-configuration", public, "", s.issuer},
+		{"GET", "/oauth/keys", public, "", s.issuer},
+		{"POST", "/oauth/token", public, "", s.issuer},
 
 		{"GET", "/health/healthz", probe, "", s.healthz},
 		{"GET", "/health/readyz", probe, "", s.readyz},

@@ -60,6 +60,9 @@ type Options struct {
 	Page func(notFound http.Handler) http.Handler
 
 	DrainKey string // bearer token of /health/drain; "" lets nobody
+
+	// Devices is how devices prove who they are. The zero Devices lets none in.
+	Devices Devices
 }
 
 // Server answers HTTP requests.
@@ -81,6 +84,7 @@ type Server struct {
 	gatherer    prometheus.Gatherer
 	activity    *logs.Activity
 	overview    *overview.Recorder
+	devices     Devices
 	page        http.Handler
 
 	handler, internal http.Handler
@@ -105,6 +109,7 @@ func New(o Options) *Server {
 		drainKey:     o.DrainKey,
 		activity:     o.Activity,
 		overview:     o.Overview,
+		devices:      o.Devices,
 		gatherer:     prometheus.NewRegistry(),
 	}
 	if o.Metrics != nil {

@@ -291,7 +291,7 @@ func TestDevices(t *testing.T) {
 			"device_model": {"id": 1, "code": "relay", "name": "Model relay", "firmware_version": null},
 			"active": %v, "config": %q, "device_name": %s, "device_entity_id": %s, "enable_ota": %s, "rotation_state": "OK",
 			"client_id": "iotdevice-relay-key%05d", "secret_created_at": %q, "last_rotation_attempt_at": null,
-			"last_rotation_completed_at": null, "created_at": %q, "updated_at": %q, "warnings": %s}`,
+			"last_rotation_completed_at": null, "created_at": %q, "updated_at": %q, "revoked": false, "warnings": %s}`,
 			id, id, active, config, name, entity, ota, id, epochText, epochText, epochText, warnings)
 	}
 	const config = ` {"deviceName": "Kitchen", "deviceEntityId": "kitchen", "enableOTA": true}`
@@ -311,9 +311,9 @@ func TestDevices(t *testing.T) {
 		problemJSON(fleet.Invalid, "Config validation failed: deviceName must be a string"))
 
 	one := `{"id": 1, "key": "key00001", "device_model_id": 1, "active": true, "device_name": "Kitchen", "device_entity_id": "kitchen",
-		"enable_ota": true, "rotation_state": "OK", "secret_created_at": "` + epochText + `", "last_coredump_at": null}`
+		"enable_ota": true, "rotation_state": "OK", "secret_created_at": "` + epochText + `", "last_coredump_at": null, "revoked": false}`
 	two := `{"id": 2, "key": "key00002", "device_model_id": 1, "active": false, "device_name": null, "device_entity_id": "kitchen",
-		"enable_ota": null, "rotation_state": "OK", "secret_created_at": "` + epochText + `", "last_coredump_at": null}`
+		"enable_ota": null, "rotation_state": "OK", "secret_created_at": "` + epochText + `", "last_coredump_at": null, "revoked": false}`
 	all := `{"devices": [` + one + "," + two + `], "count": 2}`
 	none := `{"devices": [], "count": 0}`
 	s.want("GET", "/api/devices", "", 200, all)

@@ -1,0 +1,220 @@
+package web
+
+import (
+	"net/http"
+	"time"
+
+	"signalbox/internal/fleet"
+	"signalbox/internal/registry"
+)
+
+// clientStatus is what the issuer has of a device.
+type clientStatus struct {
+	Exists       bool    `json:"exists"`
+	Enabled      bool    `json:"enabled"`
+	ClientID     string  `json:"client_id"`
+	KeycloakUUID *string `json:"keycloak_uuid"`
+	ConsoleURL   *string `json:"console_url"`
+}
+
+func orNull(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+func (s *Server) writeStatus(w http.ResponseWriter, r *http.Request, d fleet.Device, status registry.ClientStatus) {
+	s.write(w, r, http.StatusOK, clientStatus{status.Exists, status.Enabled, d.ClientID(), orNull(status.UUID), orNull(status.ConsoleURL)})
+}
+
+func (s *Server) showClient(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r)
+	if err != nil {
+		return err
+	}
+	d, status, err := s.registry.ClientStatus(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	s.writeStatus(w, r, d, status)
+	return nil
+}
+
+func (s *Server) syncClient(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r)
+	if err != nil {
+		return err
+	}
+	d, status, err := s.registry.SyncClient(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	s.writeStatus(w, r, d, status)
+	return nil
+}
+
+// deviceCredentials is what a device is provisioned with.
+type deviceCredentials struct {
+	DeviceKey    string  `json:"device_key"`
+	ClientID     string  `json:"client_id"`
+	ClientSecret string  `json:"client_secret"`
+	TokenURL     *string `json:"token_url"`
+	BaseURL      *string `json:"base_url"`
+	MQTTURL      *string `json:"mqtt_url"`
+	WiFiSSID     *string `json:"wifi_ssid"`
+	WiFiPassword *string `json:"wifi_password"`
+}
+
+func (s *Server) showCredentials(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r)
+	if err != nil {
+		return err
+	}
+	d, secret, err := s.registry.Secret(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	s.write(w, r, http.StatusOK, deviceCredentials{
+		DeviceKey: d.Key, ClientID: d.ClientID(), ClientSecret: secret,
+		TokenURL: orNull(s.devices.TokenURL), BaseURL: orNull(s.devices.BaseURL), MQTTURL: orNull(s.devices.MQTTURL),
+		WiFiSSID: orNull(s.devices.WiFiSSID), WiFiPassword: orNull(s.devices.WiFiPassword),
+	})
+	return nil
+}
+
+// revocation is what was done to withdraw a device's credential, or to give it
+// back, and how long each step took from the beginning. What is null was not
+// done, or not yet.
+type revocation struct {
+	Revoked        bool     `json:"revoked"`
+	RevokedAt      *string  `json:"revoked_at"`
+	RefusedMS      *float64 `json:"refused_ms"`         // this process takes the device for nobody
+	DisabledMS     *float64 `json:"client_disabled_ms"` // the issuer gives it no tokens
+	EnabledMS      *float64 `json:"client_enabled_ms"`  // the issuer gives it tokens again
+	ClientError    *string  `json:"client_error"`       // why the issuer has not yet; it is tried again
+	SessionsClosed *int     `json:"sessions_closed"`    // at the MQTT broker
+	SessionsMS     *float64 `json:"sessions_closed_ms"`
+}
+
+func (s *Server) revokeDevice(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r)
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	done, err := s.registry.Revoke(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	answer := revocation{
+		Revoked: true, RevokedAt: timestampOrNull(done.Device.RevokedAt), RefusedMS: millis(done.Refused),
+		DisabledMS: millisOrNull(done.Client), ClientError: publicOrNull(done.Err),
+	}
+	if s.devices.CloseSessions != nil {
+		switch closed, err := s.devices.CloseSessions(r.Context(), done.Device.Ref()); err {
+		case nil:
+			answer.SessionsClosed, answer.SessionsMS = &closed, millis(time.Since(start))
+		default:
+			s.log.WarnContext(r.Context(), "the sessions of a revoked device were not closed at once", "device", done.Device.Key, "err", err)
+		}
+	}
+	s.write(w, r, http.StatusOK, answer)
+	return nil
+}
+
+func (s *Server) restoreDevice(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r)
+	if err != nil {
+		return err
+	}
+	done, err := s.registry.Restore(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	s.write(w, r, http.StatusOK, revocation{EnabledMS: millisOrNull(done.Client), ClientError: publicOrNull(done.Err)})
+	return nil
+}
+
+func millis(d time.Duration) *float64 {
+	return new(float64(d.Microseconds()) / 1000)
+}
+
+func millisOrNull(d time.Duration) *float64 {
+	if d == 0 {
+		return nil
+	}
+	return millis(d)
+}
+
+func publicOrNull(err error) *string {
+	if err == nil {
+		return nil
+	}
+	_, text := fleet.Public(err)
+	return &text
+}
+
+// setPublicKey stores the key with which a device signs what it authenticates
+// with instead of its secret.
+func (s *Server) setPublicKey(w http.ResponseWriter, r *http.Request) error {
+	id, err := pathID(r)
+	if err != nil {
+		return err
+	}
+	f, err := s.form(w, r)
+	if err != nil {
+		return err
+	}
+	jwk := f.textOrNull("public_key", rule{most: 4096})
+	if err := f.err(); err != nil {
+		return err
+	}
+	d, err := s.registry.Device(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	if s.devices.SetPublicKey == nil {
+		return fleet.ErrOperation("set a public key", "the issuer of the devices' tokens does not keep them here")
+	}
+	text := ""
+	if jwk != nil {
+		text = *jwk
+	}
+	if err := s.devices.SetPublicKey(r.Context(), d.ClientID(), text); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// reconciliation is registry.ReconcileReport on the wire.
+type reconciliation struct {
+	Devices int      `json:"devices"`
+	Clients int      `json:"clients"`
+	Created []string `json:"created"`
+	Changed []string `json:"changed"`
+	Orphans []string `json:"orphans"`
+	Removed []string `json:"removed"`
+	Failed  []string `json:"failed"`
+}
+
+func (s *Server) reconcileClients(w http.ResponseWriter, r *http.Request) error {
+	f, err := s.form(w, r)
+	if err != nil {
+		return err
+	}
+	var o registry.ReconcileOptions
+	if f.has("delete_orphans") {
+		o.DeleteOrphans = f.boolean("delete_orphans")
+	}
+	if err := f.err(); err != nil {
+		return err
+	}
+	report, err := s.registry.Reconcile(r.Context(), o)
+	if err != nil {
+		return err
+	}
+	s.write(w, r, http.StatusOK, reconciliation(report))
+	return nil
+}

@@ -1,0 +1,89 @@
+package web
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+
+	"signalbox/internal/access"
+	"signalbox/internal/fleet"
+)
+
+// Devices is how devices prove who they are, and what one is provisioned with.
+type Devices struct {
+	// Verify checks a device's access token. Its errors are those of access.Deny.
+	Verify func(ctx context.Context, token string) (fleet.DeviceClaims, error)
+
+	// Open reports whether a device without a token may say which one it is in
+	// ?device_key=, as is so while nobody has to log in. Nil: never.
+	Open func() bool
+
+	// Issuer answers the paths of the built-in issuer. Nil: there is another one.
+	Issuer http.Handler
+
+	// SetPublicKey stores the public key of a device's client. Nil: the issuer
+	// does not keep such.
+	SetPublicKey func(ctx context.Context, clientID, jwk string) error
+
+	// CloseSessions ends what a device has open at the MQTT broker, and returns how
+	// many sessions that were. Nil: nobody knows of any.
+	CloseSessions func(context.Context, fleet.DeviceRef) (int, error)
+
+	TokenURL string // where devices get their tokens; "" if unknown, as what follows
+	BaseURL  string // of the API, for devices
+	MQTTURL  string // of the broker, for devices
+
+	WiFiSSID, WiFiPassword string
+}
+
+type deviceContextKey struct{}
+
+// withDevice returns a context that carries the device that sent a request.
+func withDevice(ctx context.Context, d fleet.DeviceRef) context.Context {
+	return context.WithValue(ctx, deviceContextKey{}, d)
+}
+
+// callingDevice returns the device that sent the request of a route for devices.
+func callingDevice(r *http.Request) fleet.DeviceRef {
+	d, _ := r.Context().Value(deviceContextKey{}).(fleet.DeviceRef)
+	return d
+}
+
+// identifyDevice returns the device that sent a request, by its bearer token
+// alone: cookies are people's. The device must be there and not be revoked,
+// whatever its token says.
+func (s *Server) identifyDevice(r *http.Request) (fleet.DeviceRef, error) {
+	header := r.Header.Get("Authorization")
+	if scheme, token, ok := strings.Cut(header, " "); ok && strings.EqualFold(scheme, "Bearer") && s.devices.Verify != nil {
+		claims, err := s.devices.Verify(r.Context(), strings.TrimSpace(token))
+		if err != nil {
+			return fleet.DeviceRef{}, err
+		}
+		return s.registry.Identify(claims)
+	}
+	if header != "" || s.devices.Open == nil || !s.devices.Open() {
+		return fleet.DeviceRef{}, access.Deny(access.Missing, nil)
+	}
+	key := r.URL.Query().Get("device_key")
+	if key == "" {
+		return fleet.DeviceRef{}, fleet.E(fleet.Unauthenticated, nil, "Device authentication required")
+	}
+	ref, ok := s.registry.Directory().ByKey(key)
+	switch {
+	case !ok:
+		return fleet.DeviceRef{}, fleet.E(fleet.NotFound, nil, "Device %.40q was not found", key)
+	case ref.Revoked:
+		return fleet.DeviceRef{}, access.Deny(access.Revoked, errors.New("the device is revoked"))
+	}
+	return ref, nil
+}
+
+// issuer answers a path of the built-in issuer, in the ways of OAuth2.
+func (s *Server) issuer(w http.ResponseWriter, r *http.Request) error {
+	if s.devices.Issuer == nil {
+		return errNoRoute
+	}
+	s.devices.Issuer.ServeHTTP(w, r)
+	return nil
+}
