@@ -55,6 +55,10 @@ type app struct {
 	closers []func() error  // what was opened, in order
 	held    []func() uint64 // the sequence up to which each copy of the journal is complete
 
+	// deviceSecret compares a device's client secret; nil if the issuer of
+	// devices' credentials does not let us.
+	deviceSecret func(ctx context.Context, clientID, secret string) (fleet.DeviceClaims, error)
+
 	stop    chan struct{} // has room for one: /health/drain was asked
 	drained chan struct{} // closed when no messages are taken and no streams are open
 }
@@ -92,18 +96,28 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	if err != nil {
 		return nil, err
 	}
-	devices, credentials, deviceUnits, err := a.openDevices(ctx, db, key, func() bool { return true })
+	open := func() bool { return true }
+	devices, credentials, deviceUnits, err := a.openDevices(ctx, db, key, open)
 	if err != nil {
 		return nil, err
 	}
 
-	server, err := nats.StartServer(nats.ServerOptions{
-		Dir: filepath.Join(cfg.DataDir, "nats"), MQTTListen: cfg.MQTTListen, Sync: time.Duration(cfg.JournalSync), Log: log,
-	})
+	options := nats.ServerOptions{
+		Dir: filepath.Join(cfg.DataDir, "nats"), MQTTListen: cfg.MQTTListen, Sync: time.Duration(cfg.JournalSync), Log: log, Registerer: a.metrics,
+	}
+	if err := a.openBroker(&options, brokerRights{verify: credentials.Verify, secret: a.deviceSecret, identify: devices.Identify}, open()); err != nil {
+		return nil, err
+	}
+	server, err := nats.StartServer(options)
 	if err != nil {
 		return nil, err
 	}
 	a.onClose(func() error { server.Close(); return nil })
+	if options.Authenticate != nil {
+		guard := newBrokerGuard(server, devices, log)
+		credentials.CloseSessions = guard.CloseSessions
+		deviceUnits = append(deviceUnits, unit{"rights on the MQTT broker", guard.Run})
+	}
 	limits := nats.JournalOptions{MaxBytes: int64(cfg.JournalMaxBytes), MaxAge: time.Duration(cfg.JournalMaxAge)}
 	if cfg.LogsHistory != "off" || cfg.ElasticsearchURL != "" { // then what is not copied yet is kept longer, see keepJournal
 		limits = nats.JournalOptions{MaxBytes: int64(cfg.JournalDiskBytes)}

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -31,6 +32,35 @@ type brokerRights struct {
 	topic    string // LOGSINK_TOPIC
 	shared   bool   // a device may publish to it
 	expiring bool   // a connection ends with the token it was opened with
+}
+
+// openBroker sets how the embedded broker listens and who is let in. open says
+// that people need no login.
+func (a *app) openBroker(o *nats.ServerOptions, r brokerRights, open bool) error {
+	if a.cfg.MQTTListen == "" {
+		return nil
+	}
+	var err error
+	if o.MQTTTLS, err = brokerTLS(&a.cfg); err != nil {
+		return err
+	}
+	auth := brokerAuth(&a.cfg, open)
+	r.topic, r.shared, r.expiring = a.cfg.LogsinkTopic, sharedLogTopic(&a.cfg, auth), a.cfg.MQTTDisconnectOnExpiry
+	switch {
+	case auth == "off":
+	case auth == "secret" && r.secret == nil:
+		return errors.New("MQTT_AUTH: secret is for the built-in issuer of devices' credentials; with another one only token is possible")
+	case auth == "token":
+		r.secret = nil
+		fallthrough
+	default:
+		o.Authenticate = brokerAuthenticate(r)
+	}
+	if auth != "off" && o.MQTTTLS == nil && !a.cfg.MQTTLoopback() {
+		a.log.Warn("devices' credentials travel unencrypted to the MQTT broker; set MQTT_TLS_CERT and MQTT_TLS_KEY", "address", a.cfg.MQTTListen)
+	}
+	a.log.Info("who may use the MQTT broker", "auth", auth, "shared_log_topic", r.shared, "tls", o.MQTTTLS != nil)
+	return nil
 }
 
 // The topics of devices besides those of the log (docs/API.md).
@@ -196,7 +226,16 @@ func (g *brokerGuard) sweep(ctx context.Context) {
 	}
 }
 
-func (g *brokerGuard) close(clientID string) {
-	g.log.Info("the MQTT connection of a device is closed, as its right to it ended", "client_id", clientID)
-	g.server.CloseClient(clientID)
+func (g *brokerGuard) close(clientID string) int {
+	closed := g.server.CloseClient(clientID)
+	if closed > 0 {
+		g.log.Info("the MQTT connection of a device was closed, as its right to it ended", "client_id", clientID)
+	}
+	return closed
+}
+
+// CloseSessions closes what the device has open, and returns how many
+// connections that were.
+func (g *brokerGuard) CloseSessions(_ context.Context, d fleet.DeviceRef) (int, error) {
+	return g.close(d.ClientID), nil
 }

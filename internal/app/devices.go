@@ -36,6 +36,7 @@ func (a *app) openDevices(ctx context.Context, db *sqlstore.DB, key string, open
 	if err != nil {
 		return fail(err)
 	}
+	a.deviceSecret = issuer.VerifySecret
 	return devices, web.Devices{
 			Verify: issuer.Verify, Open: open, Issuer: issuer.Handler(), SetPublicKey: issuer.SetPublicKey,
 			TokenURL: cfg.DeviceTokenURL(), BaseURL: cfg.DeviceBaseURL, MQTTURL: cfg.DeviceMQTTURL,

@@ -141,7 +141,7 @@ func (g *gate) Check(c server.ClientAuthentication) bool {
 	return false
 }
 
-// mismatched is the cause of the error for a login under another's client id.
+// errMismatch is the cause of the error for a login under another's client id.
 var errMismatch = errors.New("the MQTT client id is another's")
 
 // reasonOf returns the metric's label for why a login failed.
@@ -220,7 +220,7 @@ func (g *gate) arrive(clientID string, id uint64) *session {
 	g.pruneLocked(clientID)
 	s := &session{}
 	all[id] = s
-	g.sessions[clientID] = all
+	g.sessions[clientID] = all // pruning may have taken it away
 	return s
 }
 
@@ -252,10 +252,11 @@ func (s *Server) Clients() []string {
 	return slices.Sorted(maps.Keys(g.sessions))
 }
 
-// CloseClient closes the connection of the MQTT client id now, if it has one.
-// One that is being let in is refused. It does nothing where everybody is let
-// in. It does not keep the client from coming back: that is for Authenticate.
-func (s *Server) CloseClient(clientID string) {
+// CloseClient closes the connection of the MQTT client id now, if it has one,
+// and returns how many that were. One that is being let in is refused. It does
+// nothing where everybody is let in. It does not keep the client from coming back:
+// that is for Authenticate.
+func (s *Server) CloseClient(clientID string) (closed int) {
 	g := s.gate
 	g.mu.Lock()
 	var ids []uint64
@@ -266,9 +267,11 @@ func (s *Server) CloseClient(clientID string) {
 	g.mu.Unlock()
 	for _, id := range ids {
 		if s.nats.DisconnectClientByID(id) == nil { // else it went by itself
-			g.closed.Inc()
+			closed++
 		}
 	}
+	g.closed.Add(float64(closed))
+	return closed
 }
 
 // permission translates topic filters. Nothing is allowed without one.
