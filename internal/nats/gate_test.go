@@ -1,9 +1,11 @@
 package nats_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/url"
 	"slices"
@@ -81,11 +83,22 @@ func freePort(t *testing.T) string {
 
 func startBroker(t *testing.T) *broker {
 	t.Helper()
-	b := &broker{t: t, addr: freePort(t), metrics: prometheus.NewRegistry(), got: make(chan logs.Message, 100), revoked: map[string]bool{}}
+	b := newBroker(t)
+	b.run(nats.ServerOptions{Dir: t.TempDir(), Log: quiet(), Authenticate: b.authenticate})
+	return b
+}
+
+func newBroker(t *testing.T) *broker {
+	return &broker{t: t, addr: freePort(t), metrics: prometheus.NewRegistry(), got: make(chan logs.Message, 100), revoked: map[string]bool{}}
+}
+
+// run starts the broker, until close is called or the test ends.
+func (b *broker) run(o nats.ServerOptions) (close func()) {
+	t := b.t
+	t.Helper()
+	o.MQTTListen, o.Sync, o.Registerer = b.addr, time.Minute, b.metrics
 	var err error
-	b.server, err = nats.StartServer(nats.ServerOptions{
-		Dir: t.TempDir(), MQTTListen: b.addr, Sync: time.Minute, Log: quiet(), Registerer: b.metrics, Authenticate: b.authenticate,
-	})
+	b.server, err = nats.StartServer(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,12 +114,14 @@ func startBroker(t *testing.T) *broker {
 			b.got <- m
 		})
 	}()
-	t.Cleanup(func() {
+	server := b.server
+	close = sync.OnceFunc(func() {
 		cancel()
 		<-ended
 		_ = source.Close()
-		b.server.Close()
+		server.Close()
 	})
+	t.Cleanup(close)
 	b.await("the broker to open", func() bool {
 		c, err := b.try("opener", "secret of opener", "opener", nil)
 		if err == nil {
@@ -114,7 +129,7 @@ func startBroker(t *testing.T) *broker {
 		}
 		return err == nil
 	})
-	return b
+	return close
 }
 
 func (b *broker) await(what string, f func() bool) {
@@ -166,7 +181,11 @@ func (b *broker) publish(c mqtt.Client, topic string, qos byte, retained bool, p
 // subscribe returns what the broker granted: 0, 1, 2, or 0x80 for nothing.
 func (b *broker) subscribe(c mqtt.Client, filter string, qos byte, got chan<- string) byte {
 	b.t.Helper()
-	tok := c.Subscribe(filter, qos, func(_ mqtt.Client, m mqtt.Message) { got <- m.Topic() + " " + string(m.Payload()) })
+	var handler mqtt.MessageHandler
+	if got != nil {
+		handler = func(_ mqtt.Client, m mqtt.Message) { got <- m.Topic() + " " + string(m.Payload()) }
+	}
+	tok := c.Subscribe(filter, qos, handler)
 	if !tok.WaitTimeout(patience) {
 		b.t.Fatalf("no SUBACK for %s", filter)
 	}
@@ -425,6 +444,77 @@ func TestPersistentSession(t *testing.T) {
 		c.Disconnect(100)
 		b.gone("dev-a")
 	}
+}
+
+// What a session of a time without authentication has subscribed to, and what
+// waits for it, it does not get when there is one.
+func TestSessionFromBefore(t *testing.T) {
+	b := newBroker(t)
+	dir := t.TempDir()
+	end := b.run(nats.ServerOptions{Dir: dir, Log: quiet()})
+	read := make(chan string, 10)
+	kept := func(o *mqtt.ClientOptions) {
+		o.SetCleanSession(false)
+		o.SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) { read <- m.Topic() + " " + string(m.Payload()) })
+	}
+	c := b.device("dev-a", kept)
+	for _, filter := range []string{"iot/#", "iot/telemetry/dev-b/x", "iot/updates/+"} {
+		if q := b.subscribe(c, filter, 2, nil); q != 2 {
+			t.Fatalf("granted %#x", q)
+		}
+	}
+	c.Disconnect(100)
+	other := b.device("dev-b", nil)
+	b.publish(other, "iot/telemetry/dev-b/x", 1, true, "private, while dev-a was away")
+	b.publish(other, "iot/telemetry/dev-b/y", 2, true, "private, while dev-a was away")
+	other.Disconnect(100)
+	end()
+
+	b.metrics = prometheus.NewRegistry()
+	b.run(nats.ServerOptions{Dir: dir, Log: quiet(), Authenticate: b.authenticate})
+	c = b.device("dev-a", kept)
+	other = b.device("dev-b", nil)
+	for qos := range byte(3) {
+		b.publish(other, "iot/telemetry/dev-b/x", qos, true, "private")
+	}
+	b.nothing(read, "of dev-b, read by dev-a")
+	b.tell("iot/updates/config", "for all", 1)
+	b.receive(read, "iot/updates/config for all")
+	b.publish(c, "iot/log/dev-a", 1, false, "mine")
+	b.line("dev-a", "mine")
+}
+
+// Whoever publishes where they may not cannot fill the log.
+func TestLogIsLimited(t *testing.T) {
+	b := newBroker(t)
+	var out syncBuffer
+	b.run(nats.ServerOptions{Dir: t.TempDir(), Log: slog.New(slog.NewTextHandler(&out, nil)), Authenticate: b.authenticate})
+	c := b.device("dev-a", nil)
+	for range 500 {
+		c.Publish("iot/log/dev-b", 0, false, "forged")
+	}
+	b.publish(c, "iot/log/dev-a", 1, false, "mine")
+	b.line("dev-a", "mine")
+	if n := out.lines(); n < 10 || n > 100 {
+		t.Errorf("the log has %d lines", n)
+	}
+}
+
+type syncBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *syncBuffer) lines() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return bytes.Count(b.text.Bytes(), []byte("\n"))
 }
 
 func TestCloseClient(t *testing.T) {

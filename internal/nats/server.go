@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 
 	"signalbox/internal/logs"
 )
@@ -108,7 +109,7 @@ func StartServer(o ServerOptions) (*Server, error) {
 		return nil, fmt.Errorf("embedded NATS server: %w", err)
 	}
 	s.nats, s.gate.nats = ns, ns
-	ns.SetLoggerV2(serverLog{o.Log}, false, false, false)
+	ns.SetLoggerV2(newServerLog(o.Log), false, false, false)
 	ns.Start()
 	if !ns.ReadyForConnections(30 * time.Second) {
 		ns.Shutdown()
@@ -143,11 +144,20 @@ func (s *Server) Close() {
 	s.nats.WaitForShutdown()
 }
 
-// serverLog passes the server's own messages on.
-type serverLog struct{ log *slog.Logger }
+// serverLog passes the server's own messages on. Devices cause errors at will,
+// such as by publishing where they may not, so that these are limited.
+type serverLog struct {
+	log     *slog.Logger
+	limit   *rate.Limiter
+	dropped *atomic.Int64
+}
+
+func newServerLog(log *slog.Logger) serverLog {
+	return serverLog{log, rate.NewLimiter(1, 50), new(atomic.Int64)}
+}
 
 func (l serverLog) Noticef(f string, a ...any) { l.log.Debug(fmt.Sprintf(f, a...), "from", "nats") }
-func (l serverLog) Warnf(f string, a ...any)   { l.log.Warn(fmt.Sprintf(f, a...), "from", "nats") }
+func (l serverLog) Warnf(f string, a ...any)   { l.write(slog.LevelWarn, f, a) }
 func (l serverLog) Fatalf(f string, a ...any)  { l.log.Error(fmt.Sprintf(f, a...), "from", "nats") }
 func (l serverLog) Errorf(f string, a ...any) {
 	for _, arg := range a {
@@ -155,7 +165,19 @@ func (l serverLog) Errorf(f string, a ...any) {
 			return // the gate says it, and better
 		}
 	}
-	l.log.Error(fmt.Sprintf(f, a...), "from", "nats")
+	l.write(slog.LevelError, f, a)
 }
 func (l serverLog) Debugf(string, ...any) {}
 func (l serverLog) Tracef(string, ...any) {}
+
+func (l serverLog) write(level slog.Level, f string, a []any) {
+	if !l.limit.Allow() {
+		l.dropped.Add(1)
+		return
+	}
+	attrs := []slog.Attr{slog.String("from", "nats")}
+	if n := l.dropped.Swap(0); n > 0 {
+		attrs = append(attrs, slog.Int64("left_out_before", n))
+	}
+	l.log.LogAttrs(context.Background(), level, fmt.Sprintf(f, a...), attrs...)
+}
