@@ -64,6 +64,7 @@ func TestDefaultsNeedNothing(t *testing.T) {
 		SSEHeartbeatInterval: Duration(15 * time.Second), StreamBufferBytes: 1 << 20, StreamWriteTimeout: Duration(10 * time.Second),
 		MaxStreams: 20000, MaxSubscriptionsPerStream: 1000, StreamMaxRate: 5000,
 		BaseURL: "http://127.0.0.1:3101", CORSOrigins: Origins{"http://localhost:3100"},
+		DeviceBaseURL: "http://127.0.0.1:3101", DeviceMQTTURL: "mqtt://127.0.0.1:1883", DeviceTokenLifetime: Duration(5 * time.Minute),
 		GracefulShutdownTimeout: Duration(30 * time.Second), LogLevel: "info", LogFormat: "auto",
 	}
 	if diff := cmp.Diff(want, e.Config); diff != "" {

@@ -60,6 +60,7 @@ type Issuer struct {
 	opts    Options
 	dummy   string // the sealed secret of clients that are not there
 	limits  *limits
+	seen    seen
 	handler http.Handler
 	tokens  *prometheus.CounterVec
 
