@@ -63,7 +63,7 @@ func (a *app) openBroker(o *nats.ServerOptions, r brokerRights, open bool) error
 	return nil
 }
 
-// The topics of devices besides those of the log (docs/API.md).
+// The topics of devices besides those of the log (docs/OPERATIONS.md).
 const (
 	updateTopics   = "iotsupport/updates/+"      // what all are told
 	telemetryTopic = "iotsupport/telemetry/%s/#" // what one measures

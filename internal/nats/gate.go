@@ -122,8 +122,10 @@ func (g *gate) Check(c server.ClientAuthentication) bool {
 	}
 	reason := reasonOf(err)
 	g.refused.WithLabelValues(reason).Inc()
-	wait, leave, often := time.Duration(0), func() {}, 1
+	var wait time.Duration
+	often := 1
 	if fleet.KindOf(err) == fleet.Unauthenticated || fleet.KindOf(err) == fleet.Forbidden { // else it is no fault of theirs
+		var leave func()
 		wait, often, leave = g.throttle.bad(l.Address, l.Username)
 		defer leave()
 	}
