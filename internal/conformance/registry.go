@@ -39,6 +39,9 @@ func Registry(t *testing.T, open func(*testing.T) registry.Store) {
 	check("transactions are serial", registrySerial)
 	check("delete races insert", registryDeleteRace)
 	check("text is kept as it is", registryText)
+	check("revoked devices", registryRevoked)
+	check("stale clients", registryStale)
+	check("removals", registryRemovals)
 }
 
 var epoch = time.Date(2026, 2, 3, 4, 5, 6, 789012000, time.UTC)
@@ -384,6 +387,73 @@ func registryText(t *testing.T, s registry.Store) {
 			t.Errorf("%.30q came back as %.30q, %v", text, got.Config, err)
 		}
 	}
+}
+
+func registryRevoked(t *testing.T, s registry.Store) {
+	ctx := t.Context()
+	want := newDevice(insertModel(t, s, newModel("relay")), "aaaaaaaa")
+	want.ID = insertDevice(t, s, want)
+	want.Model.Code, want.Model.Name = "relay", "Model relay"
+	sameDevice(t, s, want)
+	tx(t, s, func(q registry.Queries) error { return q.SetRevoked(ctx, want.ID, &epoch) })
+	want.RevokedAt = &epoch
+	sameDevice(t, s, want)
+	want.Config, want.RevokedAt = `{"a":1}`, nil // an update leaves it alone
+	tx(t, s, func(q registry.Queries) error { return q.UpdateDevice(ctx, want) })
+	want.RevokedAt = &epoch
+	sameDevice(t, s, want)
+	tx(t, s, func(q registry.Queries) error { return q.SetRevoked(ctx, want.ID, nil) })
+	want.RevokedAt = nil
+	sameDevice(t, s, want)
+	wantMessage(t, s.Tx(ctx, func(q registry.Queries) error { return q.SetRevoked(ctx, 7, nil) }), fleet.NotFound, "Device 7 was not found")
+}
+
+func registryStale(t *testing.T, s registry.Store) {
+	ctx := t.Context()
+	model := insertModel(t, s, newModel("relay"))
+	a, b := insertDevice(t, s, newDevice(model, "aaaaaaaa")), insertDevice(t, s, newDevice(model, "bbbbbbbb"))
+	f := func(want ...int64) {
+		t.Helper()
+		if got, err := s.StaleDevices(ctx); err != nil || !slices.Equal(got, want) {
+			t.Errorf("stale are %v, want %v, %v", got, want, err)
+		}
+	}
+	f(a, b)
+	tx(t, s, func(q registry.Queries) error { return q.SetClientStale(ctx, a, false) })
+	f(b)
+	tx(t, s, func(q registry.Queries) error { return q.SetClientStale(ctx, a, true) })
+	tx(t, s, func(q registry.Queries) error { return q.DeleteDevice(ctx, b) })
+	f(a)
+	wantMessage(t, s.Tx(ctx, func(q registry.Queries) error { return q.SetClientStale(ctx, b, true) }), fleet.NotFound,
+		fmt.Sprintf("Device %d was not found", b))
+}
+
+func registryRemovals(t *testing.T, s registry.Store) {
+	ctx := t.Context()
+	f := func(want ...registry.Removal) {
+		t.Helper()
+		if got, err := s.Removals(ctx); err != nil || !slices.Equal(got, want) {
+			t.Errorf("removals are %v, want %v, %v", got, want, err)
+		}
+	}
+	f()
+	a, b := registry.Removal{ClientID: "a", Due: epoch}, registry.Removal{ClientID: "b", Due: epoch.Add(time.Minute)}
+	for _, r := range []registry.Removal{b, a} {
+		tx(t, s, func(q registry.Queries) error { return q.PutRemoval(ctx, r.ClientID, r.Due) })
+	}
+	f(a, b)
+	a.Due = epoch.Add(-time.Hour)
+	tx(t, s, func(q registry.Queries) error { return q.PutRemoval(ctx, a.ClientID, a.Due) })
+	f(a, b)
+	for _, want := range []bool{true, false} {
+		tx(t, s, func(q registry.Queries) error {
+			if was, err := q.DeleteRemoval(ctx, "a"); err != nil || was != want {
+				t.Errorf("it was there: %v, %v", was, err)
+			}
+			return nil
+		})
+	}
+	f(b)
 }
 
 func newModel(code string) fleet.Model {

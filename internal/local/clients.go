@@ -30,8 +30,11 @@ func (i *Issuer) Ensure(ctx context.Context, want registry.Client) (created bool
 	if _, _, ok := fleet.ParseClientID(want.ID); !ok {
 		return false, fleet.E(fleet.Invalid, nil, "%q is not the client id of a device", want.ID)
 	}
+	if err := i.sync(ctx); err != nil {
+		return false, err
+	}
 	if c := i.client(want.ID); c != nil && c.Client == want && len(c.Secrets) > 0 {
-		return false, ctx.Err() // as is usual when many are looked at
+		return false, nil // as is usual when many are looked at
 	}
 	err = i.write(ctx, want.ID, func(q registry.CredentialQueries, before *registry.ClientRecord) (*registry.ClientRecord, error) {
 		created = before == nil

@@ -193,7 +193,30 @@ func (i *Issuer) signing(now time.Time) (*key, error) {
 	return nil, fleet.E(fleet.Unavailable, nil, "There is no signing key")
 }
 
-// byID returns the key that signed a token, or nil.
+// keyOf returns the key that signed a token, or nil. One that is not known makes
+// the database be asked, should another process have made it just now; but
+// seldom, since anybody can invent a name.
+func (i *Issuer) keyOf(ctx context.Context, kid string) (*key, error) {
+	if k := i.byID(kid); k != nil {
+		return k, nil
+	}
+	now := i.opts.Now()
+	i.mu.Lock()
+	due := now.Sub(i.asked) >= 4*i.opts.Poll
+	if due {
+		i.asked = now
+	}
+	i.mu.Unlock()
+	if !due {
+		return nil, nil
+	}
+	if err := i.sync(ctx); err != nil {
+		return nil, err
+	}
+	return i.byID(kid), nil
+}
+
+// byID returns a key that is known, or nil.
 func (i *Issuer) byID(kid string) *key {
 	i.mu.RLock()
 	defer i.mu.RUnlock()

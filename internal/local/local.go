@@ -67,7 +67,8 @@ type Issuer struct {
 	mu      sync.RWMutex
 	version int64 // of what is below
 	clients map[string]*client
-	keys    []*key // the one that is active first in time first
+	keys    []*key    // the one that is active first in time first
+	asked   time.Time // when a key was last looked for because a token named it
 }
 
 var _ registry.Issuer = (*Issuer)(nil)
@@ -134,12 +135,13 @@ func (i *Issuer) checkBox() error {
 	i.mu.RLock()
 	defer i.mu.RUnlock()
 	for id, c := range i.clients {
-		for _, s := range c.Secrets {
-			if _, err := i.opts.Box.Open(s.Sealed, aboutSecret(id, s.ID)); err != nil {
-				return wrongKey(err)
-			}
-			return nil
+		if len(c.Secrets) == 0 {
+			continue
 		}
+		if _, err := i.opts.Box.Open(c.Secrets[0].Sealed, aboutSecret(id, c.Secrets[0].ID)); err != nil {
+			return wrongKey(err)
+		}
+		break
 	}
 	return nil
 }

@@ -33,12 +33,13 @@ const maxToken = 4 << 10
 // Verify checks a token that this issuer gave out: that one of its keys signed
 // it, that it is for the audience and not expired, that its client is still there
 // and enabled, and that the credential it was got with is not withdrawn. It asks no
-// database. Errors are those of access.Deny.
+// database, but for a key that is not known, at most once a second. Errors are
+// those of access.Deny.
 func (i *Issuer) Verify(ctx context.Context, token string) (fleet.DeviceClaims, error) {
 	if err := ctx.Err(); err != nil {
 		return fleet.DeviceClaims{}, err
 	}
-	c, err := i.open(token)
+	c, err := i.open(ctx, token)
 	if err != nil {
 		return fleet.DeviceClaims{}, err
 	}
@@ -71,7 +72,7 @@ func (i *Issuer) Verify(ctx context.Context, token string) (fleet.DeviceClaims, 
 }
 
 // open checks the signature of a token and returns what it says.
-func (i *Issuer) open(token string) (c claims, err error) {
+func (i *Issuer) open(ctx context.Context, token string) (c claims, err error) {
 	switch {
 	case token == "":
 		return c, access.Deny(access.Missing, nil)
@@ -86,7 +87,10 @@ func (i *Issuer) open(token string) (c claims, err error) {
 	if err != nil {
 		return c, access.Deny(access.Malformed, err)
 	}
-	k := i.byID(jws.Signatures[0].Header.KeyID)
+	k, err := i.keyOf(ctx, jws.Signatures[0].Header.KeyID)
+	if err != nil {
+		return c, access.Deny(access.Unreachable, err)
+	}
 	if k == nil {
 		return c, access.Deny(access.UnknownKey, nil)
 	}

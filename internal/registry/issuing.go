@@ -148,7 +148,7 @@ func noteClient(ctx context.Context, q Queries, before, after *fleet.Device, pus
 
 // undoPush sees to a client that was changed for a change that was not stored.
 func (s *Service) undoPush(ctx context.Context, id int64, clientID string, err error) {
-	if fleet.KindOf(err) != fleet.NotFound {
+	if _, there := s.dir.ByID(id); there || fleet.KindOf(err) != fleet.NotFound {
 		s.markStale(ctx, id)
 		return
 	}

@@ -29,7 +29,7 @@ const (
 func violated(err error) violation {
 	if e, ok := errors.AsType[*sqlite.Error](err); ok {
 		switch e.Code() {
-		case sqlite3.SQLITE_CONSTRAINT_UNIQUE:
+		case sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY:
 			return unique
 		case sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY, sqlite3.SQLITE_CONSTRAINT_TRIGGER: // the latter is ON DELETE RESTRICT
 			return foreignKey

@@ -40,6 +40,7 @@ func TestPostgres(t *testing.T) {
 	t.Run("history", func(t *testing.T) { testHistory(t, func(*testing.T) string { return p.newDatabase() }) })
 	t.Run("retention", func(t *testing.T) { testRetention(t, p.newDatabase()) })
 	t.Run("imports", func(t *testing.T) { testImports(t, p.newDatabase()) })
+	t.Run("credentials", func(t *testing.T) { testCredentials(t, p.newDatabase) })
 	t.Run("migrations", func(t *testing.T) {
 		dsn := p.newDatabase()
 		testMigrations(t, dsn, func() *sql.DB {

@@ -4,9 +4,24 @@ import (
 	"net/http"
 	"time"
 
+	"signalbox/internal/access"
 	"signalbox/internal/fleet"
 	"signalbox/internal/registry"
 )
+
+// deviceInPath returns the id of the device that the path names, if the caller
+// has to do with it at all.
+func (s *Server) deviceInPath(r *http.Request) (int64, error) {
+	id, err := pathID(r)
+	if err != nil {
+		return 0, err
+	}
+	ref, ok := s.registry.Directory().ByID(id)
+	if who, known := access.FromContext(r.Context()); !ok || !known || !who.May(ref) {
+		return 0, fleet.ErrNotFound("Device", id)
+	}
+	return id, nil
+}
 
 // clientStatus is what the issuer has of a device.
 type clientStatus struct {
@@ -29,7 +44,7 @@ func (s *Server) writeStatus(w http.ResponseWriter, r *http.Request, d fleet.Dev
 }
 
 func (s *Server) showClient(w http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r)
+	id, err := s.deviceInPath(r)
 	if err != nil {
 		return err
 	}
@@ -42,7 +57,7 @@ func (s *Server) showClient(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) syncClient(w http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r)
+	id, err := s.deviceInPath(r)
 	if err != nil {
 		return err
 	}
@@ -67,7 +82,7 @@ type deviceCredentials struct {
 }
 
 func (s *Server) showCredentials(w http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r)
+	id, err := s.deviceInPath(r)
 	if err != nil {
 		return err
 	}
@@ -98,7 +113,7 @@ type revocation struct {
 }
 
 func (s *Server) revokeDevice(w http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r)
+	id, err := s.deviceInPath(r)
 	if err != nil {
 		return err
 	}
@@ -124,7 +139,7 @@ func (s *Server) revokeDevice(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) restoreDevice(w http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r)
+	id, err := s.deviceInPath(r)
 	if err != nil {
 		return err
 	}
@@ -158,7 +173,7 @@ func publicOrNull(err error) *string {
 // setPublicKey stores the key with which a device signs what it authenticates
 // with instead of its secret.
 func (s *Server) setPublicKey(w http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r)
+	id, err := s.deviceInPath(r)
 	if err != nil {
 		return err
 	}
@@ -200,6 +215,9 @@ type reconciliation struct {
 }
 
 func (s *Server) reconcileClients(w http.ResponseWriter, r *http.Request) error {
+	if who, known := access.FromContext(r.Context()); !known || !who.Limit.None() {
+		return fleet.E(fleet.Forbidden, nil, "Insufficient permissions - your access is limited to a part of the devices")
+	}
 	f, err := s.form(w, r)
 	if err != nil {
 		return err
