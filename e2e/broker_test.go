@@ -3,10 +3,8 @@ package e2e_test
 import (
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,35 +17,14 @@ import (
 	"signalbox/internal/mosquittotest"
 )
 
-// keys are what a device is provisioned with.
-type keys struct {
-	ClientID     string `json:"client_id"`
-	ClientSecret string `json:"client_secret"`
-	TokenURL     string `json:"token_url"`
-	MQTTURL      string `json:"mqtt_url"`
-}
-
-func (s *server) keys(d device) (k keys) {
+// mustToken gets a device's access token.
+func (s *server) mustToken(c credentials) string {
 	s.t.Helper()
-	s.want(200, "GET", fmt.Sprintf("/api/devices/%d/credentials", d.ID), nil).into(s.t, &k)
-	return k
-}
-
-// token gets a device's access token from where the device is told to.
-func (s *server) token(k keys) string {
-	s.t.Helper()
-	r, err := s.http.PostForm(k.TokenURL, url.Values{"grant_type": {"client_credentials"}, "client_id": {k.ClientID}, "client_secret": {k.ClientSecret}})
+	token, err := s.token(c)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	defer r.Body.Close()
-	var answer struct {
-		AccessToken string `json:"access_token"`
-	}
-	if err := json.NewDecoder(r.Body).Decode(&answer); err != nil || r.StatusCode != 200 {
-		s.t.Fatalf("token: %d, %v", r.StatusCode, err)
-	}
-	return answer.AccessToken
+	return token
 }
 
 // visitor is a connection to the broker.
@@ -126,11 +103,11 @@ func (v *visitor) closed(within time.Duration) {
 func TestBrokerRights(t *testing.T) {
 	s := start(t, "MQTT_AUTH=token")
 	a, b := s.device("a"), s.device("b")
-	keysA, keysB := s.keys(a), s.keys(b)
+	keysA, keysB := s.credentials(a.ID), s.credentials(b.ID)
 	if want := "mqtt://" + s.mqtt; keysA.MQTTURL != want {
 		t.Errorf("mqtt_url %q, want %q", keysA.MQTTURL, want)
 	}
-	tokenA := s.token(keysA)
+	tokenA := s.mustToken(keysA)
 
 	// Nobody comes in without credentials of their own.
 	f := func(username, password, clientID, reason string) {
@@ -151,7 +128,7 @@ func TestBrokerRights(t *testing.T) {
 	f(a.ClientID, tokenA, b.ClientID, "client_id")
 	f("admin", "admin", "admin", "malformed")
 
-	va, vb := s.guest(a, tokenA), s.guest(b, s.token(keysB))
+	va, vb := s.guest(a, tokenA), s.guest(b, s.mustToken(keysB))
 	for _, filter := range []string{"#", "iotsupport/#", "iotsupport/logsink", "iotsupport/logsink/+", "iotsupport/logsink/" + b.ClientID, "iotsupport/telemetry/#", "iotsupport/" + b.ClientID + "/rotation", "iotsupport/updates/#", "$SYS/#"} {
 		if q := va.subscribe(filter); q != 0x80 {
 			t.Errorf("a subscribed to %s: %#x", filter, q)
@@ -191,7 +168,7 @@ func TestBrokerRights(t *testing.T) {
 	s.want(200, "POST", fmt.Sprintf("/api/devices/%d/restore", a.ID), nil)
 	var again *visitor
 	eventually(t, "a comes in again", func() bool {
-		v, err := s.visit(a.ClientID, s.token(keysA), a.ClientID)
+		v, err := s.visit(a.ClientID, s.mustToken(keysA), a.ClientID)
 		again = v
 		return err == nil
 	})
@@ -205,7 +182,7 @@ func TestBrokerRights(t *testing.T) {
 	}
 
 	// A restart, and b is known still, by its kept session and its token.
-	tokenB := s.token(keysB)
+	tokenB := s.mustToken(keysB)
 	s.kill()
 	s.launch()
 	back := s.guest(b, tokenB)
@@ -227,7 +204,7 @@ func TestBrokerWithSecrets(t *testing.T) {
 	}
 	s := start(t, "MQTT_AUTH=secret", "MQTT_SHARED_LOG_TOPIC=on", "MQTT_TLS_CERT="+filepath.Join(dir, "cert.pem"), "MQTT_TLS_KEY="+filepath.Join(dir, "key.pem"))
 	d := s.device("a")
-	k := s.keys(d)
+	k := s.credentials(d.ID)
 	if want := "mqtts://" + s.mqtt; k.MQTTURL != want {
 		t.Errorf("mqtt_url %q, want %q", k.MQTTURL, want)
 	}
@@ -245,7 +222,7 @@ func TestBrokerWithSecrets(t *testing.T) {
 	}
 	v := s.guest(d, k.ClientSecret, secure)
 	v.publish(sharedTopic, false, payload(d, 1, 2, ""))
-	s.guest(d, s.token(k), secure)
+	s.guest(d, s.mustToken(k), secure)
 	if got := s.history(d); !slices.Equal(got, []int{1, 2}) {
 		t.Errorf("its log: %v", got)
 	}
