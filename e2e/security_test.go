@@ -16,9 +16,9 @@ import (
 
 // Nobody authenticates yet, so nothing is offered to other machines by default.
 func TestRefusesExposure(t *testing.T) {
-	f := func(setting string) {
+	f := func(setting string, more ...string) {
 		t.Helper()
-		s := prepare(t, setting)
+		s := prepare(t, append(more, setting)...)
 		s.spawn()
 		if code := s.awaitExit(patience); code != 2 {
 			t.Errorf("%s: exit code %d, want 2", setting, code)
@@ -34,8 +34,8 @@ func TestRefusesExposure(t *testing.T) {
 	f("HOST=0.0.0.0")
 	f("HOST=::")
 	f("HOST=192.0.2.1")
-	f("MQTT_LISTEN=0.0.0.0:18830")
-	f("MQTT_LISTEN=:18830")
+	f("MQTT_LISTEN=0.0.0.0:18830", "MQTT_AUTH=off")
+	f("MQTT_LISTEN=:18830", "MQTT_AUTH=off")
 	f("INTERNAL_LISTEN=:31030")
 
 	open := start(t, "HOST=0.0.0.0", "ALLOW_INSECURE=true")

@@ -14,7 +14,8 @@ type simCommand struct {
 	Seed           uint64        `default:"1" placeholder:"N" help:"Equal seeds make the devices say equal lines."`
 	Model          string        `default:"simulated" placeholder:"CODE" help:"Device model that the devices are of. Made when missing."`
 	Mqtt           string        `env:"SIGNALBOX_MQTT" default:"mqtt://127.0.0.1:1883" placeholder:"URL" help:"MQTT broker that the devices talk to."`
-	Password       string        `env:"SIGNALBOX_MQTT_PASSWORD" placeholder:"SECRET" help:"Password of every device at the broker."`
+	Login          string        `default:"none" enum:"none,token,secret" placeholder:"HOW" help:"How the devices prove who they are: none, token or secret. They get what they need for it from the server, and publish below the topic."`
+	Password       string        `env:"SIGNALBOX_MQTT_PASSWORD" placeholder:"SECRET" help:"Password of every device at the broker, with --login=none."`
 	Topic          string        `default:"iotsupport/logsink" help:"MQTT topic of the log lines."`
 	PerClientTopic bool          `help:"Publish each device's lines below the topic, under its client id."`
 
@@ -25,7 +26,8 @@ type simCommand struct {
 func (simCommand) Help() string {
 	return `Plays a fleet of ESP32 boards: boot banners, coloured lines of all levels, bursts, panics with backtraces, reboots and drop-outs. For a demo, or as load.
 
-    signalbox sim --devices 200 --rate 5 --duration 10m`
+    signalbox sim --devices 200 --rate 5 --duration 10m
+    signalbox sim --login token --token "$TOKEN"          # where the broker asks devices who they are`
 }
 
 // Run lets the devices live until ctx ends or the duration is over.
@@ -37,6 +39,7 @@ func (c *simCommand) Run(ctx context.Context, term terminal) error {
 		Seed:           c.Seed,
 		Model:          c.Model,
 		MQTT:           c.Mqtt,
+		Login:          sim.Login(c.Login),
 		Password:       c.Password,
 		Topic:          c.Topic,
 		PerClientTopic: c.PerClientTopic,

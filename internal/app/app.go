@@ -113,13 +113,22 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		return nil, err
 	}
 
-	server, err := nats.StartServer(nats.ServerOptions{
-		Dir: filepath.Join(cfg.DataDir, "nats"), MQTTListen: cfg.MQTTListen, Sync: time.Duration(cfg.JournalSync), Log: log,
-	})
+	options := nats.ServerOptions{
+		Dir: filepath.Join(cfg.DataDir, "nats"), MQTTListen: cfg.MQTTListen, Sync: time.Duration(cfg.JournalSync), Log: log, Registerer: a.metrics,
+	}
+	if err := a.openBroker(&options, brokerRights{verify: credentials.Verify, secret: a.deviceSecret, identify: devices.Identify}, credentials.Open()); err != nil {
+		return nil, err
+	}
+	server, err := nats.StartServer(options)
 	if err != nil {
 		return nil, err
 	}
 	a.onClose(func() error { server.Close(); return nil })
+	if options.Authenticate != nil {
+		guard := newBrokerGuard(server, devices, log)
+		credentials.CloseSessions = guard.CloseSessions
+		deviceUnits = append(deviceUnits, unit{"rights on the MQTT broker", guard.Run})
+	}
 	limits := nats.JournalOptions{MaxBytes: int64(cfg.JournalMaxBytes), MaxAge: time.Duration(cfg.JournalMaxAge)}
 	if cfg.LogsHistory != "off" || cfg.ElasticsearchURL != "" { // then what is not copied yet is kept longer, see keepJournal
 		limits = nats.JournalOptions{MaxBytes: int64(cfg.JournalDiskBytes)}

@@ -123,8 +123,8 @@ func (c *checker) exposure() {
 	if c.AllowInsecure || c.bad["ALLOW_INSECURE"] {
 		return
 	}
-	if host, _, err := net.SplitHostPort(c.MQTTListen); err == nil && !loopback(host) {
-		c.wrong("MQTT_LISTEN", "a loopback address such as 127.0.0.1, because there is no authentication; ALLOW_INSECURE=true starts all the same")
+	if host, _, err := net.SplitHostPort(c.MQTTListen); c.MQTTAuth == "off" && err == nil && !loopback(host) {
+		c.wrong("MQTT_LISTEN", "a loopback address such as 127.0.0.1, because MQTT_AUTH is off; ALLOW_INSECURE=true starts all the same")
 	}
 }
 
@@ -139,29 +139,35 @@ func loopback(host string) bool {
 }
 
 func (c *checker) tls() {
+	c.keyPair("TLS_CERT", c.TLSCert, "TLS_KEY", c.TLSKey)
+	c.keyPair("MQTT_TLS_CERT", c.MQTTTLSCert, "MQTT_TLS_KEY", c.MQTTTLSKey)
+}
+
+// keyPair checks the settings of a certificate and its key.
+func (c *checker) keyPair(certName, certFile, keyName, keyFile string) {
 	switch {
-	case c.TLSCert == "" && c.TLSKey == "":
+	case certFile == "" && keyFile == "":
 		return
-	case c.TLSCert == "":
-		c.wrong("TLS_CERT", "a certificate file, as TLS_KEY is given")
+	case certFile == "":
+		c.wrong(certName, "a certificate file, as "+keyName+" is given")
 		return
-	case c.TLSKey == "":
-		c.wrong("TLS_KEY", "a key file, as TLS_CERT is given")
+	case keyFile == "":
+		c.wrong(keyName, "a key file, as "+certName+" is given")
 		return
 	}
-	cert, err := c.readFile(c.TLSCert)
+	cert, err := c.readFile(certFile)
 	if err != nil {
-		c.wrong("TLS_CERT", "a file that can be read: "+err.Error())
+		c.wrong(certName, "a file that can be read: "+err.Error())
 	}
-	key, err := c.readFile(c.TLSKey)
+	key, err := c.readFile(keyFile)
 	if err != nil {
-		c.wrong("TLS_KEY", "a file that can be read: "+err.Error())
+		c.wrong(keyName, "a file that can be read: "+err.Error())
 	}
-	if c.bad["TLS_CERT"] || c.bad["TLS_KEY"] {
+	if c.bad[certName] || c.bad[keyName] {
 		return
 	}
 	if _, err := tls.X509KeyPair(cert, key); err != nil {
-		c.wrong("TLS_CERT", "a PEM certificate that fits TLS_KEY: "+err.Error())
+		c.wrong(certName, "a PEM certificate that fits "+keyName+": "+err.Error())
 	}
 }
 

@@ -56,6 +56,12 @@ type Config struct {
 	MQTTClientID string    `env:"MQTT_CLIENT_ID" name:"mqtt-client-id" group:"MQTT" placeholder:"ID" help:"Client id at MQTT_URL. Empty: MQTT_USERNAME, or iotsupport-backend without one."`
 	MQTTCAFile   string    `env:"MQTT_CA_FILE" name:"mqtt-ca-file" group:"MQTT" placeholder:"FILE" help:"Certificates (PEM) to trust at an mqtts:// or wss:// MQTT_URL. Empty: those of the system."`
 
+	MQTTAuth               string `env:"MQTT_AUTH" name:"mqtt-auth" default:"auto" oneof:"auto,off,token,secret" group:"MQTT" placeholder:"MODE" help:"What a device must have at MQTT_LISTEN. off: nothing, everybody may write every log. token: its client id as MQTT client id and user name, and its access token as password. secret: as token, and its client secret is taken as well. auto: token, but off while people need no login either and MQTT_LISTEN is on loopback."`
+	MQTTSharedLogTopic     string `env:"MQTT_SHARED_LOG_TOPIC" name:"mqtt-shared-log-topic" default:"auto" oneof:"auto,on,off" group:"MQTT" placeholder:"auto|on|off" help:"Whether a device may publish to LOGSINK_TOPIC itself at MQTT_LISTEN, where a line says which device it is from, and may say what is not so. auto: only with MQTT_AUTH=off."`
+	MQTTDisconnectOnExpiry bool   `env:"MQTT_DISCONNECT_ON_EXPIRY" name:"mqtt-disconnect-on-expiry" default:"false" group:"MQTT" help:"Close a connection at MQTT_LISTEN when the token expires that it was opened with. Otherwise it stays until the device is revoked or deleted."`
+	MQTTTLSCert            string `env:"MQTT_TLS_CERT" name:"mqtt-tls-cert" group:"MQTT" placeholder:"FILE" help:"Certificate chain (PEM) for MQTT_LISTEN. Needs MQTT_TLS_KEY. Empty: MQTT without TLS."`
+	MQTTTLSKey             string `env:"MQTT_TLS_KEY" name:"mqtt-tls-key" group:"MQTT" placeholder:"FILE" help:"Private key (PEM) of MQTT_TLS_CERT."`
+
 	LogsinkTopic       string `env:"LOGSINK_TOPIC" default:"iotsupport/logsink" group:"Log lines" placeholder:"TOPIC" help:"MQTT topic of the log lines: one shared by all devices, and below it one for each client id."`
 	LogsinkEntityField string `env:"LOGSINK_ENTITY_FIELD" default:"entity_id" group:"Log lines" placeholder:"FIELD" help:"Field of a line on the shared topic that says which device it is from."`
 	DeviceLogRate      int    `env:"DEVICE_LOG_RATE" default:"0" min:"0" max:"1000000" zero:"unlimited" group:"Log lines" placeholder:"N" help:"Lines per second that one device may send for long. What is over is cut off, and the cut is told in its log."`
@@ -136,6 +142,13 @@ func (c *Config) Database() string { return cmp.Or(c.DatabaseURL.Reveal(), c.SQL
 // of its own.
 func (c *Config) HistoryDatabase() string {
 	return cmp.Or(c.DatabaseURL.Reveal(), filepath.Join(c.DataDir, "history.db"))
+}
+
+// MQTTLoopback reports whether only this machine can reach the embedded MQTT
+// broker.
+func (c *Config) MQTTLoopback() bool {
+	host, _, err := net.SplitHostPort(c.MQTTListen)
+	return err == nil && loopback(host)
 }
 
 // derive fills the settings whose default depends on others.

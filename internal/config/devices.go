@@ -21,7 +21,11 @@ func (c *Config) deriveDevices() {
 	}
 	_, port, err := net.SplitHostPort(c.MQTTListen)
 	if base, wrong := url.Parse(c.DeviceBaseURL); err == nil && wrong == nil && base.Hostname() != "" && port != "0" {
-		c.DeviceMQTTURL = "mqtt://" + net.JoinHostPort(base.Hostname(), port)
+		scheme := "mqtt"
+		if c.MQTTTLSCert != "" {
+			scheme = "mqtts"
+		}
+		c.DeviceMQTTURL = scheme + "://" + net.JoinHostPort(base.Hostname(), port)
 	}
 }
 

@@ -58,7 +58,7 @@ func TestDefaultsNeedNothing(t *testing.T) {
 		DataDir: "./data", JournalMaxBytes: 4 << 30, JournalMaxAge: Duration(7 * 24 * time.Hour), JournalSync: Sync(10 * time.Second),
 		JournalDiskBytes: 16 << 30, LogsHistory: "sql", HistoryMaxAge: Duration(90 * 24 * time.Hour), HistoryMaxBytes: 20 << 30, HistoryRetention: HistoryLimits{}, HistorySealAge: Duration(5 * time.Minute),
 		Host: "127.0.0.1", Port: 3101, InternalListen: "127.0.0.1:3103", MQTTListen: "127.0.0.1:1883",
-		MQTTClientID: "iotsupport-backend", LogsinkTopic: "iotsupport/logsink", LogsinkEntityField: "entity_id",
+		MQTTClientID: "iotsupport-backend", MQTTAuth: "auto", MQTTSharedLogTopic: "auto", LogsinkTopic: "iotsupport/logsink", LogsinkEntityField: "entity_id",
 		DeviceLogQuotas: Quotas{}, LogRedact: "on", LogRedactPatterns: Patterns{},
 
 		ElasticsearchIndexPrefix: "logstash-http-", ElasticsearchIndexPattern: "logstash-http-*",
@@ -239,9 +239,12 @@ func TestCheckedTogether(t *testing.T) {
 	// Exposure without authentication. Of what people reach, only the database
 	// can tell whether there is any: TestExposed.
 	f("HOST=0.0.0.0 INTERNAL_LISTEN=:3103")
-	f("MQTT_LISTEN=[::]:1883", "MQTT_LISTEN")
-	f("MQTT_LISTEN=[::]:1883 ALLOW_INSECURE=true")
-	f("MQTT_LISTEN=localhost:1883")
+	f("MQTT_LISTEN=[::]:1883 MQTT_AUTH=off", "MQTT_LISTEN")
+	f("MQTT_LISTEN=[::]:1883 MQTT_AUTH=off ALLOW_INSECURE=true")
+	f("MQTT_LISTEN=[::]:1883")
+	f("MQTT_LISTEN=0.0.0.0:1883 MQTT_AUTH=secret")
+	f("MQTT_AUTH=password", "MQTT_AUTH")
+	f("MQTT_LISTEN=localhost:1883 MQTT_AUTH=off")
 	f("HOST=", "HOST")
 
 	// Login.
@@ -289,6 +292,8 @@ func TestCheckedTogether(t *testing.T) {
 	f("TLS_KEY=key.pem", "TLS_CERT")
 	f("TLS_CERT=missing TLS_KEY=missing2", "TLS_CERT", "TLS_KEY")
 	f("TLS_CERT=cert.pem TLS_KEY=key.pem", "TLS_CERT")
+	f("MQTT_TLS_CERT=cert.pem", "MQTT_TLS_KEY")
+	f("MQTT_TLS_CERT=cert.pem MQTT_TLS_KEY=key.pem", "MQTT_TLS_CERT")
 
 	// MQTT.
 	f("MQTT_URL=mqtt://broker")

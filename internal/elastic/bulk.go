@@ -86,7 +86,7 @@ func (c *Client) appendLine(b []byte, l *logs.SinkLine) ([]byte, bool) {
 	if len(doc) < len(`{"a":0}`) || doc[0] != '{' || doc[len(doc)-1] != '}' {
 		return b, false
 	}
-	if bytes.Contains(doc, []byte(`"`+ownField+`"`)) {
+	if bytes.Contains(doc, []byte(`"`+ownField+`"`)) || bytes.Contains(doc, []byte(`"`+ownField+`.`)) {
 		doc = renameOwn(doc)
 	}
 	b = append(b, `{"index":{"_index":"`...)
@@ -116,14 +116,25 @@ func (c *Client) appendLine(b []byte, l *logs.SinkLine) ([]byte, bool) {
 }
 
 // renameOwn renames a field of the device's that has the name of ours: two
-// fields of one name are no document.
+// fields of one name are no document. "signalbox.device" is one, too: to the
+// server it is the field device of ours, and a device could put its line among
+// those of another.
 func renameOwn(doc []byte) []byte {
 	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(doc, &fields); err != nil || fields[ownField] == nil {
+	if err := json.Unmarshal(doc, &fields); err != nil {
 		return doc
 	}
-	fields[sentField] = fields[ownField]
-	delete(fields, ownField)
+	found := false
+	for name, value := range fields {
+		if name == ownField || strings.HasPrefix(name, ownField+".") {
+			found = true
+			delete(fields, name)
+			fields[sentField+name[len(ownField):]] = value
+		}
+	}
+	if !found {
+		return doc
+	}
 	renamed, err := json.Marshal(fields)
 	if err != nil {
 		return doc

@@ -121,6 +121,8 @@ func TestAppendLine(t *testing.T) {
 	// A device's own field of our name.
 	f(logs.SinkLine{ID: "e-1.0", Seq: 1, Doc: []byte(`{"message":"a","signalbox":{"seq":99}}`)},
 		`{"message":"a","signalbox_sent":{"seq":99},"signalbox":{"cursor":"e-1.0","epoch":"e","seq":1,"line":0}}`)
+	f(logs.SinkLine{ID: "e-1.0", Seq: 1, Doc: []byte(`{"message":"a","signalbox.device":"dev00002"}`)},
+		`{"message":"a","signalbox_sent.device":"dev00002","signalbox":{"cursor":"e-1.0","epoch":"e","seq":1,"line":0}}`)
 	f(logs.SinkLine{ID: "e-1.0", Seq: 1, Doc: []byte(`{"message":"b","a":{"signalbox":1},"z":"signalbox"}`)},
 		`{"message":"b","a":{"signalbox":1},"z":"signalbox","signalbox":{"cursor":"e-1.0","epoch":"e","seq":1,"line":0}}`)
 	for _, doc := range []string{"", "{}", "rubbish", `"text"`, `{"a":1`} {

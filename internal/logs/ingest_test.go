@@ -411,6 +411,18 @@ func TestIngestDoneOnce(t *testing.T) {
 	}
 }
 
+// What comes on a device's own topic is its own, whatever the lines claim.
+func TestIngestOwnTopic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in := newIntake(t, 0, 0)
+		done := in.send("iotdevice-m-aaaaaaaa", line("b", "1"), line("a", "2"), line("", "3"), `{"entity_id":"b","device":"bbbbbbbb","client_id":"iotdevice-m-bbbbbbbb","message":"4"}`)
+		in.want("aaaaaaaa: 1, 2, 3, 4")
+		in.answerAll()
+		in.wantDone(done, nil)
+		in.finish()
+	})
+}
+
 func TestIngestQuota(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in := newIntake(t, 1, 3)

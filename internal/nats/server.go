@@ -3,8 +3,10 @@
 package nats
 
 import (
+	"context"
 	"crypto/rand"
-	"crypto/subtle"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -14,6 +16,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 
 	"signalbox/internal/logs"
 )
@@ -27,8 +31,18 @@ const maxPayload = 8 * logs.MaxMessage
 type ServerOptions struct {
 	Dir        string        // where JetStream keeps its files
 	MQTTListen string        // host:port of the MQTT 3.1.1 listener; "" for none
+	MQTTTLS    *tls.Config   // of that listener; nil: it speaks without TLS
 	Sync       time.Duration // how often files are flushed to the disk; 0: before every acknowledgement
 	Log        *slog.Logger
+	Registerer prometheus.Registerer // nil: nobody reads the metrics
+
+	// Authenticate says what somebody who connects by MQTT may do. nil lets
+	// everybody in. It is called by many goroutines at once, each of which it
+	// may keep waiting until ctx ends. Errors are those of access.Deny and
+	// fleet errors; all are answered alike (see docs/OPERATIONS.md), and only
+	// those of the kinds Unauthenticated and Forbidden count as a failure of
+	// who asked.
+	Authenticate func(ctx context.Context, l Login) (Grant, error)
 }
 
 // Server is the embedded NATS server. It has no listener but MQTT: this
@@ -48,31 +62,6 @@ func (s *Server) acknowledge(seq uint64) {
 			return
 		}
 	}
-}
-
-// inProcess is the name that this process's own connections give.
-const inProcess = "signalbox"
-
-// gate decides who may connect. Devices wait outside until the log topics have
-// somebody who answers for them.
-type gate struct {
-	secret string
-	open   atomic.Bool
-}
-
-// Check implements server.Authentication.
-func (g *gate) Check(c server.ClientAuthentication) bool {
-	if c.RemoteAddress().Network() == "pipe" {
-		return subtle.ConstantTimeCompare([]byte(c.GetOpts().Password), []byte(g.secret)) == 1
-	}
-	if !g.open.Load() {
-		return false
-	}
-	c.RegisterUser(&server.User{Username: c.GetOpts().Username, Permissions: &server.Permissions{
-		Publish:   &server.SubjectPermission{Deny: reserved},
-		Subscribe: &server.SubjectPermission{Deny: reserved},
-	}})
-	return true
 }
 
 // reserved are the subjects that belong to this program and to the server's
@@ -96,7 +85,7 @@ func StartServer(o ServerOptions) (*Server, error) {
 		SyncAlways:         o.Sync == 0,
 		SyncInterval:       o.Sync,
 	}
-	s := &Server{gate: &gate{secret: rand.Text()}}
+	s := &Server{gate: newGate(o, rand.Text())}
 	opts.CustomClientAuthentication = s.gate
 	if o.MQTTListen != "" {
 		host, port, err := net.SplitHostPort(o.MQTTListen)
@@ -112,13 +101,15 @@ func StartServer(o ServerOptions) (*Server, error) {
 		}
 		// A publisher's PUBACK waits for the journal; give a slow disk time.
 		opts.MQTT.JSAPITimeout = 30 * time.Second
+		// A small device needs seconds for a handshake with RSA keys.
+		opts.MQTT.TLSConfig, opts.MQTT.TLSTimeout, opts.MQTT.AuthTimeout = o.MQTTTLS, 20, 10
 	}
 	ns, err := server.NewServer(opts)
 	if err != nil {
 		return nil, fmt.Errorf("embedded NATS server: %w", err)
 	}
-	s.nats = ns
-	ns.SetLoggerV2(serverLog{o.Log}, false, false, false)
+	s.nats, s.gate.nats = ns, ns
+	ns.SetLoggerV2(newServerLog(o.Log), false, false, false)
 	ns.Start()
 	if !ns.ReadyForConnections(30 * time.Second) {
 		ns.Shutdown()
@@ -148,16 +139,45 @@ func (s *Server) connect(opts ...nats.Option) (*nats.Conn, error) {
 func (s *Server) Close() {
 	close(s.mender.stop)
 	<-s.mender.ended
+	s.gate.stop()
 	s.nats.Shutdown()
 	s.nats.WaitForShutdown()
 }
 
-// serverLog passes the server's own messages on.
-type serverLog struct{ log *slog.Logger }
+// serverLog passes the server's own messages on. Devices cause errors at will,
+// such as by publishing where they may not, so that these are limited.
+type serverLog struct {
+	log     *slog.Logger
+	limit   *rate.Limiter
+	dropped *atomic.Int64
+}
+
+func newServerLog(log *slog.Logger) serverLog {
+	return serverLog{log, rate.NewLimiter(1, 50), new(atomic.Int64)}
+}
 
 func (l serverLog) Noticef(f string, a ...any) { l.log.Debug(fmt.Sprintf(f, a...), "from", "nats") }
-func (l serverLog) Warnf(f string, a ...any)   { l.log.Warn(fmt.Sprintf(f, a...), "from", "nats") }
+func (l serverLog) Warnf(f string, a ...any)   { l.write(slog.LevelWarn, f, a) }
 func (l serverLog) Fatalf(f string, a ...any)  { l.log.Error(fmt.Sprintf(f, a...), "from", "nats") }
-func (l serverLog) Errorf(f string, a ...any)  { l.log.Error(fmt.Sprintf(f, a...), "from", "nats") }
-func (l serverLog) Debugf(string, ...any)      {}
-func (l serverLog) Tracef(string, ...any)      {}
+func (l serverLog) Errorf(f string, a ...any) {
+	for _, arg := range a {
+		if err, ok := arg.(error); ok && errors.Is(err, server.ErrAuthentication) {
+			return // the gate says it, and better
+		}
+	}
+	l.write(slog.LevelError, f, a)
+}
+func (l serverLog) Debugf(string, ...any) {}
+func (l serverLog) Tracef(string, ...any) {}
+
+func (l serverLog) write(level slog.Level, f string, a []any) {
+	if !l.limit.Allow() {
+		l.dropped.Add(1)
+		return
+	}
+	attrs := []slog.Attr{slog.String("from", "nats")}
+	if n := l.dropped.Swap(0); n > 0 {
+		attrs = append(attrs, slog.Int64("left_out_before", n))
+	}
+	l.log.LogAttrs(context.Background(), level, fmt.Sprintf(f, a...), attrs...)
+}

@@ -164,8 +164,12 @@ func (s *Source) closed() bool {
 // Close implements logs.Source.
 func (s *Source) Close() error {
 	s.mu.Lock()
+	again := s.stopped
 	s.stopped = true
 	s.mu.Unlock()
+	if again {
+		return nil
+	}
 	err := s.conn.Flush() // the last answers
 	s.conn.Close()
 	return err

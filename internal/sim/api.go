@@ -22,18 +22,26 @@ const (
 	maxAnswer      = 64 << 20 // bytes; a list of 100 000 devices is well below
 )
 
-// provision makes sure that the server has the boards, and returns their client
-// ids in order. A board is found by its entity id, whatever its model.
-func provision(ctx context.Context, cfg Config, log *slog.Logger) ([]string, error) {
+// board is a device as the server knows it.
+type board struct {
+	id       int64
+	clientID string
+}
+
+// newAPI returns an api and what ends its connections.
+func newAPI(cfg Config) (*api, func()) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = creatorsAtOnce
-	defer transport.CloseIdleConnections()
-	api := &api{
+	return &api{
 		base:  strings.TrimRight(cfg.Server, "/"),
 		token: cfg.Token,
 		http:  &http.Client{Transport: transport, Timeout: requestTimeout},
-	}
+	}, transport.CloseIdleConnections
+}
 
+// provision makes sure that the server has the boards, and returns them in
+// order. A board is found by its entity id, whatever its model.
+func (api *api) provision(ctx context.Context, cfg Config, log *slog.Logger) ([]board, error) {
 	if err := api.await(ctx); err != nil {
 		return nil, err
 	}
@@ -43,6 +51,7 @@ func provision(ctx context.Context, cfg Config, log *slog.Logger) ([]string, err
 	}
 	var list struct {
 		Devices []struct {
+			ID       int64   `json:"id"`
 			Key      string  `json:"key"`
 			ModelID  int64   `json:"device_model_id"`
 			EntityID *string `json:"device_entity_id"`
@@ -51,28 +60,28 @@ func provision(ctx context.Context, cfg Config, log *slog.Logger) ([]string, err
 	if err := api.do(ctx, http.MethodGet, "/api/devices", nil, &list); err != nil {
 		return nil, err
 	}
-	known := map[string]string{}
+	known := map[string]board{}
 	for _, d := range list.Devices {
 		if d.EntityID == nil || codes[d.ModelID] == "" {
 			continue
 		}
 		if _, twice := known[*d.EntityID]; !twice { // the first by key, so that every run takes the same one
-			known[*d.EntityID] = fleet.ClientID(codes[d.ModelID], d.Key)
+			known[*d.EntityID] = board{d.ID, fleet.ClientID(codes[d.ModelID], d.Key)}
 		}
 	}
 
-	clientIDs := make([]string, cfg.Devices)
+	boards := make([]board, cfg.Devices)
 	var missing []int
-	for i := range clientIDs {
-		if clientIDs[i] = known[EntityID(i+1)]; clientIDs[i] == "" {
+	for i := range boards {
+		if boards[i] = known[EntityID(i+1)]; boards[i].clientID == "" {
 			missing = append(missing, i)
 		}
 	}
-	if err := api.create(ctx, model, missing, clientIDs); err != nil {
+	if err := api.create(ctx, model, missing, boards); err != nil {
 		return nil, err
 	}
 	log.Info("the server knows all devices", "devices", cfg.Devices, "created", len(missing), "model", cfg.Model)
-	return clientIDs, nil
+	return boards, nil
 }
 
 // api speaks to the server's HTTP API.
@@ -135,8 +144,8 @@ func (a *api) model(ctx context.Context, code string) (int64, map[int64]string, 
 	return 0, nil, fleet.E(fleet.External, nil, "the server has the device model %s and does not list it", code)
 }
 
-// create makes the boards with those indexes and sets their client ids.
-func (a *api) create(ctx context.Context, model int64, missing []int, clientIDs []string) error {
+// create makes the boards with those indexes.
+func (a *api) create(ctx context.Context, model int64, missing []int, boards []board) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	next := make(chan int)
@@ -145,7 +154,7 @@ func (a *api) create(ctx context.Context, model int64, missing []int, clientIDs 
 		creators.Go(func() {
 			for i := range next {
 				var err error
-				if clientIDs[i], err = a.createDevice(ctx, model, i+1); err != nil {
+				if boards[i], err = a.createDevice(ctx, model, i+1); err != nil {
 					cancel(err)
 				}
 			}
@@ -162,24 +171,25 @@ func (a *api) create(ctx context.Context, model int64, missing []int, clientIDs 
 	return context.Cause(ctx)
 }
 
-// createDevice makes board n and returns its client id.
-func (a *api) createDevice(ctx context.Context, model int64, n int) (string, error) {
+// createDevice makes board n.
+func (a *api) createDevice(ctx context.Context, model int64, n int) (board, error) {
 	config, err := json.MarshalIndent(struct {
 		Name      string `json:"deviceName"`
 		EntityID  string `json:"deviceEntityId"`
 		EnableOTA bool   `json:"enableOTA"`
 	}{Name(n), EntityID(n), n%3 != 0}, "", "  ")
 	if err != nil {
-		return "", err
+		return board{}, err
 	}
 	var device struct {
+		ID       int64  `json:"id"`
 		ClientID string `json:"client_id"`
 	}
 	err = a.do(ctx, http.MethodPost, "/api/devices", map[string]any{"device_model_id": model, "config": string(config)}, &device)
 	if err == nil && device.ClientID == "" {
 		err = fleet.E(fleet.External, nil, "the server answered without a client id")
 	}
-	return device.ClientID, err
+	return board{device.ID, device.ClientID}, err
 }
 
 // do makes one request and reads the JSON of a 2xx answer into out, unless that

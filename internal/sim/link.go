@@ -23,8 +23,10 @@ var (
 
 // link is the MQTT side of one board.
 type link struct {
-	cfg        *Config
-	clientID   string
+	cfg *Config
+	api *api
+	board
+	secrets    *credentials  // nil until they are needed, and after they were refused
 	connecting chan struct{} // bounds how many boards connect at a time
 	totals     *totals
 	log        *slog.Logger
@@ -135,8 +137,12 @@ func (l *link) connect(ctx context.Context) error {
 		SetConnectTimeout(connectTimeout).
 		SetWriteTimeout(connectTimeout).
 		SetKeepAlive(30 * time.Second)
-	if l.cfg.Password != "" {
-		opts.SetUsername(l.clientID).SetPassword(l.cfg.Password)
+	password, err := l.password(ctx)
+	if err != nil {
+		return err
+	}
+	if password != "" {
+		opts.SetUsername(l.clientID).SetPassword(password)
 	}
 	client := mqtt.NewClient(opts)
 	token := client.Connect()
@@ -148,6 +154,7 @@ func (l *link) connect(ctx context.Context) error {
 		return ctx.Err()
 	}
 	if err := token.Error(); err != nil {
+		l.secrets = nil // another one may be good by now
 		return err
 	}
 	l.client = client

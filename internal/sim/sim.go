@@ -23,8 +23,11 @@ type Config struct {
 
 	// MQTT is the broker's URL: mqtt, mqtts, ws or wss.
 	MQTT string
-	// Password is what each board gives with its client id as the user name;
-	// "" connects without either.
+	// Login is how the boards prove who they are. Server gives out what they
+	// need for that, so Token must be an editor's there.
+	Login Login
+	// Password is what each board gives with its client id as the user name,
+	// with LoginNone; "" connects without either.
 	Password string
 	// Topic is where the boards publish: all of them there, or with
 	// PerClientTopic each below it, at <Topic>/<client id>.
@@ -40,6 +43,17 @@ type Config struct {
 	Duration time.Duration // how long to run; 0 until the context ends
 	Log      *slog.Logger  // nil is slog.Default()
 }
+
+// Login is how a board proves who it is. Whoever does may publish on their own
+// topic only.
+type Login string
+
+// The ways to do that.
+const (
+	LoginNone   Login = "none"   // not at all, or by Config.Password
+	LoginSecret Login = "secret" // by its client secret
+	LoginToken  Login = "token"  // by an access token, for each connection another one
+)
 
 // validate reports the first setting that cannot work, as fleet.Invalid.
 func (c *Config) validate() error {
@@ -58,6 +72,8 @@ func (c *Config) validate() error {
 		return fleet.E(fleet.Invalid, nil, "%q is not the URL of a server", c.Server)
 	case c.Topic == "" || c.Model == "":
 		return fleet.E(fleet.Invalid, nil, "a topic and a model are needed")
+	case c.Login != "" && c.Login != LoginNone && c.Login != LoginSecret && c.Login != LoginToken:
+		return fleet.E(fleet.Invalid, nil, "a login must be none, secret or token, not %q", c.Login)
 	case c.Duration < 0:
 		return fleet.E(fleet.Invalid, nil, "the duration must not be negative")
 	}
@@ -91,13 +107,21 @@ func run(ctx context.Context, cfg Config) (*totals, error) {
 	if log == nil {
 		log = slog.Default()
 	}
+	if cfg.Login == "" {
+		cfg.Login = LoginNone
+	}
+	if cfg.Login != LoginNone {
+		cfg.PerClientTopic = true
+	}
 	if cfg.Duration > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, cfg.Duration)
 		defer cancel()
 	}
 
-	clientIDs, err := provision(ctx, cfg, log)
+	api, closeAPI := newAPI(cfg)
+	defer closeAPI()
+	all, err := api.provision(ctx, cfg, log)
 	if ctx.Err() != nil {
 		return t, nil
 	}
@@ -111,12 +135,12 @@ func run(ctx context.Context, cfg Config) (*totals, error) {
 	spread := min(time.Duration(cfg.Devices)*apart, withinAtMost)
 	connecting := make(chan struct{}, atATime)
 	var boards sync.WaitGroup
-	for i, clientID := range clientIDs {
+	for i, b := range all {
 		boards.Go(func() {
 			if !sleep(ctx, spread*time.Duration(i)/time.Duration(cfg.Devices)) {
 				return
 			}
-			l := &link{cfg: &cfg, clientID: clientID, connecting: connecting, totals: t, log: log}
+			l := &link{cfg: &cfg, api: api, board: b, connecting: connecting, totals: t, log: log}
 			l.live(ctx, NewDevice(cfg.Seed, i+1, cfg.Rate), func() {
 				if t.running.Add(1) == int64(cfg.Devices) {
 					log.Info("all devices are running", "devices", cfg.Devices, "lines_per_second", cfg.Rate*float64(cfg.Devices),

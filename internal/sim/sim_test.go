@@ -448,21 +448,26 @@ func TestProvision(t *testing.T) {
 	cfg, _ := testConfig("mqtt://x", s.URL+"/")
 	log := slog.New(slog.DiscardHandler)
 	cfg.Devices = 3
-	first, err := provision(t.Context(), cfg, log)
+	api, closeAPI := newAPI(cfg)
+	defer closeAPI()
+	first, err := api.provision(t.Context(), cfg, log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	// More devices, of another model: the old ones stay what they are.
 	cfg.Devices, cfg.Model, s.broken = 50, "other", 2
-	second, err := provision(t.Context(), cfg, log)
+	second, err := api.provision(t.Context(), cfg, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(first, second[:3]) || len(second) != 50 || !strings.HasPrefix(second[3], "iotdevice-other-") || len(s.devices) != 50 {
+	if !slices.Equal(first, second[:3]) || len(second) != 50 || !strings.HasPrefix(second[3].clientID, "iotdevice-other-") || len(s.devices) != 50 {
 		t.Errorf("%v then %v", first, second)
 	}
-	slices.Sort(second)
-	if len(slices.Compact(second)) != 50 {
+	different := map[board]bool{}
+	for _, b := range second {
+		different[b] = true
+	}
+	if len(different) != 50 {
 		t.Error("two boards have one client id")
 	}
 }
@@ -486,6 +491,7 @@ func TestRunErrors(t *testing.T) {
 	f(fleet.Invalid, func(c *Config) { c.Server = "" })
 	f(fleet.Invalid, func(c *Config) { c.Topic = "" })
 	f(fleet.Invalid, func(c *Config) { c.Duration = -1 })
+	f(fleet.Invalid, func(c *Config) { c.Login = "password" })
 
 	// Cancelled while it waits for a server: that is not an error.
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, errors.New("enough"))
