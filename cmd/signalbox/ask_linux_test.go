@@ -101,7 +101,7 @@ func TestAsk(t *testing.T) {
 	f("right horse battery\n", "right horse battery\n", 0, "from now on.")
 	f("right horse battery\n", "wrong horse battery\n", 2, "the two passwords differ")
 	f("\x04\n", "\n", 2, "at least 10 characters") // the end of a file is none on a terminal
-	f("\x03", "", 130, "\n") // Ctrl-C
+	f("\x03", "", 130, "\n")                       // Ctrl-C
 }
 
 // waitNoEcho waits until the program has switched the echo off, which it says by

@@ -48,7 +48,7 @@ func (st *state) external(p Principal, now time.Time) (Principal, error) {
 	if st.isRevoked(p) {
 		return Principal{}, Deny(Revoked, errWithdrawn)
 	}
-	account := st.bySubject[p.Subject]
+	account := st.subject(p.Subject)
 	switch {
 	case account != nil && !account.External:
 		return Principal{}, Deny(Revoked, errNotTheirs)
@@ -70,15 +70,16 @@ func (st *state) external(p Principal, now time.Time) (Principal, error) {
 // had got until then. A time of issue is mostly cut to the second, so that what
 // was given out in the second of the revocation is withdrawn with it.
 func (st *state) isRevoked(p Principal) bool {
-	if sid := p.sid(); sid != "" {
-		for _, subject := range [2]string{p.Subject, ""} {
+	sid, of := p.sid(), keyOf(p.Subject)
+	if sid != "" {
+		for _, subject := range [2]string{of, ""} {
 			if _, ok := st.revoked[revokedKey{subject, sid}]; ok {
 				return true
 			}
 		}
 	}
-	r, ok := st.revoked[revokedKey{p.Subject, ""}]
-	return ok && p.Issued.Before(r.At) && (r.Keep == "" || p.sid() != r.Keep)
+	r, ok := st.revoked[revokedKey{of, ""}]
+	return ok && p.Issued.Before(r.At) && (r.Keep == "" || sid != r.Keep)
 }
 
 // Revocation withdraws what an external provider gave out before now.
@@ -90,7 +91,7 @@ type Revocation struct {
 
 // Revoke withdraws it, here and in every other process.
 func (s *Service) Revoke(ctx context.Context, r Revocation) error {
-	r.Subject, r.Session = clean(r.Subject, maxSubject), clean(r.Session, maxSubject)
+	r.Subject, r.Session = keyOf(r.Subject), keyOf(r.Session)
 	if r.Subject == "" && r.Session == "" {
 		return nil
 	}
@@ -99,7 +100,7 @@ func (s *Service) Revoke(ctx context.Context, r Revocation) error {
 			r.Until = c.now.Add(s.revokedFor())
 		}
 		if r.Session == "" {
-			if p := c.st.bySubject[r.Subject]; p != nil && p.External {
+			if p := c.st.subject(r.Subject); p != nil && p.External {
 				for _, x := range p.sessions {
 					if err := c.endSession(s, x); err != nil {
 						return err

@@ -336,7 +336,7 @@ func (s *Service) ChangePassword(ctx context.Context, p Principal, old, password
 		return fleet.E(fleet.Forbidden, nil, "Only who logged in with a password of Signalbox can change it")
 	}
 	s.mu.RLock()
-	account := s.st.bySubject[p.Subject]
+	account := s.st.subject(p.Subject)
 	s.mu.RUnlock()
 	if account == nil || account.External {
 		return Deny(Revoked, errNoSession)
@@ -358,10 +358,10 @@ func (s *Service) ChangePassword(ctx context.Context, p Principal, old, password
 // are among the people, and may be disabled there. It may be called again when the
 // provider says other roles. Errors: Deny(Refused) for who is disabled.
 func (s *Service) Entered(ctx context.Context, p Principal, client Client) error {
-	p.Subject, p.Session = clean(p.Subject, maxSubject), clean(p.sid(), maxSubject)
+	p.Session = p.sid()
 	return s.change(ctx, func(c *change) error {
 		c.quiet = true
-		found := c.st.bySubject[p.Subject]
+		found := c.st.subject(p.Subject)
 		record := externalPerson(p, c.now)
 		switch {
 		case found == nil:
@@ -405,7 +405,7 @@ func (s *Service) Entered(ctx context.Context, p Principal, client Client) error
 // externalPerson returns the account of somebody whom a provider knows.
 func externalPerson(p Principal, now time.Time) StoredPerson {
 	return StoredPerson{Account: Account{
-		Subject: clean(p.Subject, maxSubject), External: true, Name: clean(p.Name, 4*maxName), Email: clean(p.Email, 4*maxName), Roles: sorted(p.Roles),
+		Subject: keyOf(p.Subject), External: true, Name: clean(p.Name, 4*maxName), Email: clean(p.Email, 4*maxName), Roles: sorted(p.Roles),
 		Limit:     Limit{Models: sorted(p.Limit.Models), Tags: sorted(p.Limit.Tags)},
 		CreatedAt: now, SeenAt: &now,
 	}}

@@ -262,8 +262,8 @@ func (s *Service) SignOut(ctx context.Context, p Principal) error {
 			}
 			return c.deleteSession(p.Session)
 		}
-		r := Revocation{Subject: p.Subject, Session: p.sid(), Until: c.now.Add(s.revokedFor())}
-		if x := c.st.sessions[r.Session]; x != nil && x.Hash == "" && c.st.people[x.Person].Subject == p.Subject {
+		r := Revocation{Subject: keyOf(p.Subject), Session: p.sid(), Until: c.now.Add(s.revokedFor())}
+		if x := c.st.sessions[r.Session]; x != nil && x.Hash == "" && c.st.people[x.Person].Subject == r.Subject {
 			if err := c.deleteSession(r.Session); err != nil {
 				return err
 			}
@@ -277,8 +277,21 @@ func (p Principal) sid() string {
 	if p.Session == "sub:"+p.Subject {
 		return ""
 	}
-	return p.Session
+	return keyOf(p.Session)
 }
+
+// keyOf returns what a provider's name of a person or session is kept as: itself,
+// unless it is so long or strange that a store may not take it. OpenID Connect Core
+// 1.0, section 2, lets a subject have 255 characters.
+func keyOf(name string) string {
+	if len(name) <= maxSubject && clean(name, maxSubject) == name {
+		return name
+	}
+	return "sha256:" + hashOf(name)
+}
+
+// subject returns the person with that subject, nil if there is none.
+func (st *state) subject(name string) *person { return st.bySubject[keyOf(name)] }
 
 // revokedFor is how long a revocation is kept when nobody knows how long what it
 // withdraws would be good.
@@ -339,7 +352,7 @@ func (s *Service) Sessions(subject string) []SessionInfo {
 	now := s.now()
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	p := s.st.bySubject[subject]
+	p := s.st.subject(subject)
 	if p == nil {
 		return nil
 	}
@@ -347,7 +360,7 @@ func (s *Service) Sessions(subject string) []SessionInfo {
 	for _, x := range p.sessions {
 		if end := x.end(); now.Before(end) {
 			list = append(list, SessionInfo{
-				ID: x.ID, Subject: subject, Client: x.Client, CreatedAt: x.CreatedAt, SeenAt: *pointer(x.seen.Load()), ExpiresAt: end,
+				ID: x.ID, Subject: subject, Client: x.Client, CreatedAt: x.CreatedAt, SeenAt: time.UnixMicro(x.seen.Load()).UTC(), ExpiresAt: end,
 			})
 		}
 	}
@@ -360,7 +373,7 @@ func (s *Service) Sessions(subject string) []SessionInfo {
 // EndSession ends one; fleet.NotFound if the subject has no such session.
 func (s *Service) EndSession(ctx context.Context, subject, id string) error {
 	return s.change(ctx, func(c *change) error {
-		p := c.st.bySubject[subject]
+		p := c.st.subject(subject)
 		if p == nil || p.sessions[id] == nil {
 			return notFound("Session", id)
 		}
@@ -386,7 +399,8 @@ func (s *Service) EndSessions(ctx context.Context, subject, keep string) error {
 }
 
 func (c *change) endSessions(s *Service, subject, keep string) error {
-	p := c.st.bySubject[subject]
+	p := c.st.subject(subject)
+	keep = Principal{Subject: subject, Session: keep}.sid()
 	if p != nil {
 		for id, x := range p.sessions {
 			if id == keep {
@@ -400,6 +414,5 @@ func (c *change) endSessions(s *Service, subject, keep string) error {
 			return nil
 		}
 	}
-	r := Revocation{Subject: subject, Until: c.now.Add(s.revokedFor())}
-	return c.revoke(r, Principal{Subject: subject, Session: keep}.sid())
+	return c.revoke(Revocation{Subject: keyOf(subject), Until: c.now.Add(s.revokedFor())}, keep)
 }

@@ -220,7 +220,7 @@ func (s *Service) createToken(ctx context.Context, n NewToken, find func(*change
 // account returns the account of a person who may act, made if they come from an
 // external provider and are not known yet.
 func (c *change) account(p Principal) (StoredPerson, error) {
-	found := c.st.bySubject[p.Subject]
+	found := c.st.subject(p.Subject)
 	own := strings.HasPrefix(p.Session, sessionID)
 	switch {
 	case found == nil && own, found != nil && found.External == own:
@@ -241,7 +241,7 @@ func (s *Service) Tokens(subject string) []TokenInfo {
 	var list []TokenInfo
 	for _, t := range s.st.tokens {
 		p := s.st.people[t.Person]
-		if (subject == "" || p.Subject == subject) && now.Before(t.ExpiresAt) {
+		if (subject == "" || p.Subject == keyOf(subject)) && now.Before(t.ExpiresAt) {
 			info := t.TokenInfo
 			info.Subject, info.UsedAt = p.Subject, pointer(t.seen.Load())
 			list = append(list, info)
@@ -255,7 +255,7 @@ func (s *Service) Tokens(subject string) []TokenInfo {
 func (s *Service) RevokeToken(ctx context.Context, subject string, id int64) error {
 	return s.change(ctx, func(c *change) error {
 		t := c.st.tokens[id]
-		if t == nil || subject != "" && c.st.people[t.Person].Subject != subject {
+		if t == nil || subject != "" && c.st.people[t.Person].Subject != keyOf(subject) {
 			return notFound("Token", id)
 		}
 		return c.deleteToken(id)

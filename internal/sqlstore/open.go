@@ -1,5 +1,5 @@
-// Package sqlstore keeps the registry and the history of log lines in SQLite or
-// PostgreSQL: one schema, one set of queries, one behaviour.
+// Package sqlstore keeps the registry, people and the audit, and the history of log
+// lines in SQLite or PostgreSQL: one schema, one set of queries, one behaviour.
 package sqlstore
 
 import (
@@ -56,8 +56,8 @@ type database struct {
 	begin string
 }
 
-// DB is an open database of devices and device models. It implements
-// registry.Store.
+// DB is an open database of devices, device models, people and the audit. It
+// implements registry.Store and access.Store.
 type DB struct {
 	*database
 	queries // outside a transaction, on the reading connections
