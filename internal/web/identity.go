@@ -168,7 +168,7 @@ func (i *identity) ownName(host string) bool {
 		return addr.Unmap().IsLoopback()
 	}
 	base, err := url.Parse(i.BaseURL)
-	return strings.EqualFold(name, "localhost") || err == nil && strings.EqualFold(name, base.Hostname())
+	return !strings.Contains(name, ".") || err == nil && strings.EqualFold(name, base.Hostname()) // who has no dot is of this network
 }
 
 // label is the metric label of what came of it.

@@ -194,10 +194,10 @@ func TestOwnName(t *testing.T) {
 			t.Errorf("%q: %v", host, !want)
 		}
 	}
-	for _, host := range []string{"localhost", "LOCALHOST:3101", "127.0.0.1:3101", "127.1.2.3", "[::1]:3101", "[::ffff:127.0.0.1]", "signalbox.example", "signalbox.example:1"} {
+	for _, host := range []string{"localhost", "LOCALHOST:3101", "127.0.0.1:3101", "127.1.2.3", "[::1]:3101", "[::ffff:127.0.0.1]", "signalbox.example", "signalbox.example:1", "backend:3101", ""} {
 		f(host, true)
 	}
-	for _, host := range []string{"evil.example:3101", "localhost.evil.example", "127.0.0.1.nip.io", "192.0.2.1", "", "a b", "x@localhost/"} {
+	for _, host := range []string{"evil.example:3101", "localhost.evil.example", "127.0.0.1.nip.io", "192.0.2.1", "evil.example.", "a b", "x@localhost/"} {
 		f(host, false)
 	}
 	i.Insecure = true
