@@ -157,6 +157,13 @@ func TestAssertion(t *testing.T) {
 		t.Errorf("with client_id: %d %v", got, body)
 	}
 
+	form = assertionForm(es(good("iss", "iotdevice-relay-zzzzzzzz", "sub", "iotdevice-relay-zzzzzzzz")))
+	form.Set("client_id", device.ID)
+	if got, _, body := b.post(form); got != 401 {
+		t.Errorf("signed by one for another: %d %v", got, body)
+	}
+	b.ahead(time.Minute)
+
 	off := device
 	off.Enabled = false
 	b.ensure(off)
@@ -177,6 +184,31 @@ func TestAssertion(t *testing.T) {
 		t.Fatal(err)
 	}
 	f("no key", sign(t, weak, jose.RS256, good()), 401)
+}
+
+// A client that was deleted and made again is another one, even with the key of before.
+func TestKeyOfAnEarlierClient(t *testing.T) {
+	b := open(t)
+	mine := newEC(t)
+	token := func(jti string) string {
+		t.Helper()
+		b.ensure(device)
+		b.setKey(mine.Public())
+		now := time.Now().Unix()
+		_, _, body := b.post(assertionForm(sign(t, mine, jose.ES256, map[string]any{
+			"iss": device.ID, "sub": device.ID, "aud": b.url, "iat": now, "exp": now + 300, "jti": jti})))
+		text, _ := body["access_token"].(string)
+		return text
+	}
+	old := token("a")
+	denied(t, b.Issuer, old, 0)
+	if err := b.Delete(t.Context(), device.ID); err != nil {
+		t.Fatal(err)
+	}
+	b.ahead(2 * time.Second)
+	next := token("b")
+	denied(t, b.Issuer, next, 0)
+	denied(t, b.Issuer, old, access.Revoked)
 }
 
 func newRSA(t testing.TB, bits int) *rsa.PrivateKey {

@@ -442,6 +442,55 @@ func TestUpdateRacesDelete(t *testing.T) {
 	p.has()
 }
 
+// Nor has one that is deleted while its client is made right.
+func TestSyncRacesDelete(t *testing.T) {
+	p := newPlant(t)
+	d := createDevice(t, p.Service, p.model.ID, `{}`)
+	p.issuer.hook = func(op, _ string) {
+		if op != "ensure" {
+			return
+		}
+		p.issuer.set(func(f *moody) { f.hook = nil })
+		if err := p.DeleteDevice(context.Background(), d.ID); err != nil {
+			t.Error(err)
+		}
+		if err := p.Work(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, _, err := p.SyncClient(t.Context(), d.ID); fleet.KindOf(err) != fleet.NotFound || err == nil {
+		t.Error(err)
+	}
+	if err := p.Work(t.Context()); err != nil {
+		t.Error(err)
+	}
+	p.has()
+}
+
+// A removal never takes the client of a device that is there.
+func TestRemovalOfAClientInUse(t *testing.T) {
+	p := newPlant(t)
+	d := createDevice(t, p.Service, p.model.ID, `{}`)
+	if err := p.db.Tx(t.Context(), func(q registry.Queries) error { return q.PutRemoval(t.Context(), d.ClientID(), epoch) }); err != nil {
+		t.Fatal(err)
+	}
+	_, before, err := p.Secret(t.Context(), d.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := p.Work(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, after, err := p.Secret(t.Context(), d.ID); err != nil || after != before {
+		t.Errorf("the device has another secret, %v", err)
+	}
+	if len(p.removals())+len(p.stale()) != 0 {
+		t.Errorf("removals %v, stale %v", p.removals(), p.stale())
+	}
+}
+
 func TestDeleteIsTriedUntilItSucceeds(t *testing.T) {
 	p := newPlant(t)
 	a := createDevice(t, p.Service, p.model.ID, `{}`)
