@@ -6,10 +6,13 @@ import { deviceQuery, deviceWritten, modelsQuery } from "../api/devices";
 import type { Device } from "../api/types";
 import { DeleteDevice } from "../device/DeleteDevice";
 import { DeviceFacts } from "../device/DeviceFacts";
+import { RevokeDevice } from "../device/RevokeDevice";
 import { CheckState } from "../editor/CheckState";
 import { JsonEditor } from "../editor/JsonEditor";
 import { syntaxFault } from "../editor/json";
 import { type Check, useCheck } from "../editor/useCheck";
+import { useMay } from "../identity/index";
+import { NotAllowed } from "../identity/NotAllowed";
 import { Confirm } from "../parts/Confirm";
 import { DeviceHead, deviceTitle } from "../parts/DeviceHead";
 import { explain } from "../parts/explain";
@@ -23,7 +26,8 @@ import "../device/settings.css";
 export default function DevicePage() {
   const { id } = useParams<{ id?: string }>();
   const number = Number(id);
-  if (id === undefined) return <NewDevice />;
+  const editor = useMay("editor");
+  if (id === undefined) return editor ? <NewDevice /> : <NotAllowed title="New device" needs="editor" />;
   if (!Number.isSafeInteger(number) || number <= 0) return <Gone />;
   return <Settings key={number} id={number} />;
 }
@@ -52,6 +56,7 @@ interface Draft {
 function Settings({ id }: { id: number }) {
   const queries = useQueryClient();
   const toast = useToast();
+  const editor = useMay("editor");
   const device = useQuery(deviceQuery(id));
   const [draft, setDraft] = useState<Draft | null>(null);
   const [saving, setSaving] = useState(false);
@@ -66,7 +71,7 @@ function Settings({ id }: { id: number }) {
   const syntax = syntaxFault(config) !== null;
 
   const save = async (over: boolean) => {
-    if (!draft || !changed || saving || syntax) return;
+    if (!editor || !draft || !changed || saving || syntax) return;
     setSaving(true);
     setError(null);
     setOther(null);
@@ -112,7 +117,9 @@ function Settings({ id }: { id: number }) {
   const active = draft?.active ?? d.active;
   const change = (c: { config?: string; active?: boolean }) => {
     setError(null);
-    setDraft((before) => ({ config: d.config, active: d.active, base: d, ...before, ...c }));
+    if (d.config === null) return;
+    const { config } = d;
+    setDraft((before) => ({ config, active: d.active, base: d, ...before, ...c }));
   };
   return (
     <FullPage title={`Settings of ${deviceTitle(d)}`}>
@@ -124,24 +131,44 @@ function Settings({ id }: { id: number }) {
               {w}
             </div>
           ))}
+          {d.revoked && (
+            <div className="notice error wide" role="note">
+              <span className="grow">
+                <strong>This device is revoked.</strong> Its secret and its tokens are not taken, and it cannot connect.
+              </span>
+            </div>
+          )}
           <div className="card settings-main">
-            <JsonEditor
-              label="Configuration"
-              value={config}
-              onChange={(text) => text !== config && change({ config: text })}
-              faults={check.state === "invalid" ? check.faults : []}
-              status={
-                check.state === "none" ? (
-                  <span>
-                    <code>deviceName</code>, <code>deviceEntityId</code> and <code>enableOTA</code> are what Signalbox
-                    itself reads of it.
-                  </span>
-                ) : (
-                  <CheckState check={check} against={`against ${d.device_model.code}`} />
-                )
-              }
-            />
-            <label className="switch">
+            {d.config === null ? (
+              <>
+                <h2>Configuration</h2>
+                <p className="hidden-config">
+                  It is not shown: there may be secrets in it. To see and change it takes the role of an editor.
+                </p>
+              </>
+            ) : (
+              <JsonEditor
+                label="Configuration"
+                value={config}
+                readOnly={!editor}
+                onChange={(text) => text !== config && change({ config: text })}
+                faults={check.state === "invalid" ? check.faults : []}
+                status={
+                  check.state === "none" ? (
+                    <span>
+                      <code>deviceName</code>, <code>deviceEntityId</code>, <code>enableOTA</code> and <code>tags</code>{" "}
+                      are what Signalbox itself reads of it.
+                    </span>
+                  ) : (
+                    <CheckState check={check} against={`against ${d.device_model.code}`} />
+                  )
+                }
+              />
+            )}
+            {!editor && d.config !== null && (
+              <p className="hint">You may look at this device; to change it takes the role of an editor.</p>
+            )}
+            <label className="switch" hidden={!editor}>
               <input
                 type="checkbox"
                 role="switch"
@@ -159,7 +186,7 @@ function Settings({ id }: { id: number }) {
                 It was not saved. {explain(error, "device")}
               </p>
             )}
-            <div className="settings-actions">
+            <div className="settings-actions" hidden={!editor}>
               <button
                 type="button"
                 className="button primary"
@@ -187,12 +214,15 @@ function Settings({ id }: { id: number }) {
           </div>
           <div className="settings-side">
             <DeviceFacts device={d} />
-            <div className="card settings-more">
-              <Link href={`/devices/new?from=${id}`} className="button">
-                Duplicate
-              </Link>
-              <DeleteDevice device={d} />
-            </div>
+            {editor && (
+              <div className="card settings-more">
+                <Link href={`/devices/new?from=${id}`} className="button">
+                  Duplicate
+                </Link>
+                <RevokeDevice device={d} />
+                <DeleteDevice device={d} />
+              </div>
+            )}
           </div>
         </div>
       </div>
