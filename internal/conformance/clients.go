@@ -199,12 +199,13 @@ func clientsVersion(t *testing.T, s registry.ClientStore) {
 	var wg sync.WaitGroup
 	for i := range callers {
 		wg.Go(func() {
-			seen[i], err = s.CredentialsTx(ctx, func(q registry.CredentialQueries) (bool, error) {
+			version, err := s.CredentialsTx(ctx, func(q registry.CredentialQueries) (bool, error) {
 				return true, q.PutClient(ctx, record(i))
 			})
 			if err != nil {
 				t.Error(err)
 			}
+			seen[i] = version
 		})
 	}
 	wg.Wait()
