@@ -274,7 +274,7 @@ func TestStolenRequestID(t *testing.T) {
 		if token != "" {
 			q.Header.Set("Authorization", "Bearer "+token)
 		}
-		a, err := http.DefaultClient.Do(q)
+		a, err := http.DefaultClient.Do(q) //nolint:bodyclose // close does it
 		if err != nil {
 			t.Fatal(err)
 		}
