@@ -78,7 +78,7 @@ func (p *people) find(ctx context.Context, name string) (access.Account, error) 
 }
 
 // accountTarget names an account in the audit.
-func accountTarget(id int64) string { return fmt.Sprintf("account/%d", id) }
+func accountTarget(id int64) string { return fmt.Sprintf("person/%d", id) }
 
 // limitFlags say which devices it is about.
 type limitFlags struct {

@@ -65,7 +65,7 @@ func (c *userAdd) Run(ctx context.Context, command *kong.Context, term terminal)
 		if err == nil {
 			target = accountTarget(a.ID)
 		}
-		if err := p.record(ctx, "account.create", target, c.Username, err); err != nil {
+		if err := p.record(ctx, "person.create", target, c.Username, err); err != nil {
 			return err
 		}
 		fmt.Fprintf(term.out, "%s may log in as %s.\n", a.Username, strings.Join(a.Roles, ", "))
@@ -198,7 +198,7 @@ func (c *userPasswd) Run(ctx context.Context, command *kong.Context, term termin
 			return err
 		}
 		err = p.SetPassword(ctx, a.ID, password, "")
-		if err := p.record(ctx, "account.password", accountTarget(a.ID), c.Username, err); err != nil {
+		if err := p.record(ctx, "password.reset", accountTarget(a.ID), c.Username, err); err != nil {
 			return err
 		}
 		fmt.Fprintf(term.out, "%s has a new password, and has to log in again.\n", a.Username)
@@ -242,7 +242,7 @@ func (f databaseFlags) change(ctx context.Context, command *kong.Context, term t
 			return err
 		}
 		changed, err := p.ChangeAccount(ctx, a.ID, change)
-		if err := p.record(ctx, "account.update", accountTarget(a.ID), name, err); err != nil {
+		if err := p.record(ctx, "person.update", accountTarget(a.ID), name, err); err != nil {
 			return err
 		}
 		fmt.Fprintln(term.out, says(changed))
@@ -287,7 +287,7 @@ func (c *userRemove) Run(ctx context.Context, command *kong.Context, term termin
 			return err
 		}
 		err = p.DeleteAccount(ctx, a.ID)
-		if err := p.record(ctx, "account.delete", accountTarget(a.ID), c.Username, err); err != nil {
+		if err := p.record(ctx, "person.delete", accountTarget(a.ID), c.Username, err); err != nil {
 			return err
 		}
 		fmt.Fprintf(term.out, "%s is removed.\n", c.Username)

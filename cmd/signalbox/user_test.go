@@ -115,7 +115,7 @@ func TestUsers(t *testing.T) {
 	d.want("user remove bob", "", 0, `^bob is removed\.`, "")
 
 	// Everything is in the audit, and nothing of it is a secret.
-	d.want("audit -n 1", "", 0, `^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  command line  account\.delete  account/2 "bob"\n$`, "")
+	d.want("audit -n 1", "", 0, `^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  command line  person\.delete  person/2 "bob"\n$`, "")
 	d.want("audit --action token.* -n 0 --since 1h", "", 0, `token\.create .* -> invalid_operation\n.*token\.revoke  token/1 "a script"\n.*-> forbidden\n.*token\.create  token/1 "a script"\n$`, "")
 	d.want("audit --until 1h", "", 0, "", "")
 	d.want("audit --actor ann", "", 0, "", "")
@@ -129,9 +129,9 @@ func TestUsers(t *testing.T) {
 			t.Errorf("the audit has %q", secret)
 		}
 	}
-	_, lines, _ := d.run("", "audit", "--json", "--target", "account/2", "-n", "1")
+	_, lines, _ := d.run("", "audit", "--json", "--target", "person/2", "-n", "1")
 	var event map[string]any
-	if err := json.Unmarshal([]byte(lines), &event); err != nil || event["action"] != "account.delete" || event["outcome"] != "ok" || event["detail"] != nil {
+	if err := json.Unmarshal([]byte(lines), &event); err != nil || event["action"] != "person.delete" || event["outcome"] != "ok" || event["detail"] != nil {
 		t.Errorf("got %q, %v", lines, err)
 	}
 }

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -16,7 +17,7 @@ import (
 	"signalbox/internal/web"
 )
 
-// deviceAudience is whom the tokens of devices are for.
+// deviceAudience is whom the tokens of devices are for where no setting says so.
 const deviceAudience = "signalbox"
 
 // openDevices returns the registry and how devices prove who they are, and what
@@ -49,8 +50,8 @@ func (a *app) openDevices(ctx context.Context, db *sqlstore.DB, key string, who 
 		}
 		slog.SetDefault(slog.New(demoted{a.log.Handler()})) // see there
 		here, err := local.New(ctx, local.Options{
-			Store: db, Box: box, Log: a.log, URL: cfg.BaseURL, TokenURL: cfg.DeviceTokenURL(), Audience: deviceAudience,
-			Lifetime: time.Duration(cfg.DeviceTokenLifetime), Registerer: a.metrics,
+			Store: db, Box: box, Log: a.log, URL: cfg.BaseURL, TokenURL: cfg.DeviceTokenURL(), Audience: cmp.Or(cfg.OIDCAudience, deviceAudience),
+			Lifetime: time.Duration(cfg.DeviceTokenLifetime), Registerer: a.metrics, Address: who.Address,
 		})
 		if err != nil {
 			return fail(err)

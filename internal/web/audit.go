@@ -105,7 +105,7 @@ func (s *Server) record(rt route, r *http.Request, who access.Principal, e *even
 	}
 	out := access.Event{
 		Actor: who.Subject, Name: cmp.Or(who.Name, who.Email), Kind: who.Kind, Action: action, Target: e.target, Label: e.label,
-		Outcome: outcome(err), Address: s.identity.address(r),
+		Outcome: outcome(err), Address: s.identity.Address(r),
 	}
 	if e.details != nil {
 		text, err := json.Marshal(e.details)

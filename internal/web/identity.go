@@ -429,12 +429,12 @@ func (i *identity) client(r *http.Request) access.Client {
 		}
 		return c
 	}, r.UserAgent())
-	return access.Client{Address: i.address(r), Agent: strings.ToValidUTF8(agent[:min(len(agent), maxAgent)], "")}
+	return access.Client{Address: i.Address(r), Agent: strings.ToValidUTF8(agent[:min(len(agent), maxAgent)], "")}
 }
 
 // address returns the address of who sent a request: of the peer, or, as far as
 // that is a proxy to be trusted, of whom it says it had the request from.
-func (i *identity) address(r *http.Request) string {
+func (i *Identity) Address(r *http.Request) string {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
 		return r.RemoteAddr
@@ -451,7 +451,7 @@ func (i *identity) address(r *http.Request) string {
 	return addr.String()
 }
 
-func (i *identity) isProxy(a netip.Addr) bool {
+func (i *Identity) isProxy(a netip.Addr) bool {
 	for _, network := range i.Proxies {
 		if network.Contains(a) {
 			return true

@@ -80,7 +80,7 @@ func TestAddress(t *testing.T) {
 		t.Helper()
 		r := httptest.NewRequest("GET", "/", nil)
 		r.RemoteAddr, r.Header["X-Forwarded-For"] = peer, forwarded
-		if got := i.address(r); got != want {
+		if got := i.Address(r); got != want {
 			t.Errorf("%s, %q: %s, want %s", peer, forwarded, got, want)
 		}
 	}
