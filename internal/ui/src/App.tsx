@@ -2,6 +2,7 @@ import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
 import { lazy, Suspense } from "react";
 import { Route, Router, Switch } from "wouter";
 import { ApiError } from "./api/client";
+import { Gate } from "./identity/Gate";
 import { NotFound } from "./pages/NotFound";
 import { Shell } from "./parts/Shell";
 import { Toasts } from "./parts/toast";
@@ -12,6 +13,13 @@ const DevicePage = lazy(() => import("./pages/DevicePage"));
 const LogPage = lazy(() => import("./pages/LogPage"));
 const ModelsPage = lazy(() => import("./pages/ModelsPage"));
 const ModelPage = lazy(() => import("./pages/ModelPage"));
+const AccountPage = lazy(() => import("./pages/AccountPage"));
+const PeoplePage = lazy(() => import("./pages/PeoplePage"));
+const AuditPage = lazy(() => import("./pages/AuditPage"));
+const SetupPage = lazy(() => import("./pages/SetupPage"));
+const LoginPage = lazy(() => import("./pages/LoginPage"));
+const LoginDonePage = lazy(async () => ({ default: (await import("./pages/LoginPage")).LoginDonePage }));
+const LoggedOutPage = lazy(async () => ({ default: (await import("./pages/LoginPage")).LoggedOutPage }));
 const OverviewPage = lazy(() => import("./pages/OverviewPage"));
 
 const queries = new QueryClient({
@@ -33,31 +41,60 @@ const queries = new QueryClient({
  *   /devices/7/settings   its facts and its configuration
  *   /models, /models/3    device models; /models/new a new one, ?from=3 made like that one
  *   /overview             the server itself
+ *   /account              who somebody is here: sessions, password, API tokens
+ *   /people, /audit       for admins: who may come here, and who did what; ?actor=… and so on is its filter
+ *
+ * and, for those who are not logged in:
+ *
+ *   /login?redirect=…     a login, which leads there; /login/done is where one in a tab of its own ends
+ *   /setup#secret         the making of the first admin
+ *   /logged-out           where a logout ends
  */
 export function App() {
   return (
     <QueryClientProvider client={queries}>
       <Router aroundNav={aroundNavigation}>
         <Toasts>
-          <Shell>
-            <Suspense fallback={null}>
-              <Switch>
-                <Route path="/" component={FleetPage} />
-                <Route path="/logs" component={LogPage} />
-                <Route path="/devices/new" component={DevicePage} />
-                <Route path="/devices/:id" component={LogPage} />
-                <Route path="/devices/:id/settings" component={DevicePage} />
-                <Route path="/models" component={ModelsPage} />
-                <Route path="/models/new" component={ModelPage} />
-                <Route path="/models/:id" component={ModelPage} />
-                <Route path="/overview" component={OverviewPage} />
-                <Route component={NotFound} />
-              </Switch>
-            </Suspense>
-          </Shell>
+          <Suspense fallback={null}>
+            <Switch>
+              <Route path="/login" component={LoginPage} />
+              <Route path="/login/done" component={LoginDonePage} />
+              <Route path="/logged-out" component={LoggedOutPage} />
+              <Route path="/setup" component={SetupPage} />
+              <Route>
+                <Gate>
+                  <Shell>
+                    <Suspense fallback={null}>
+                      <Pages />
+                    </Suspense>
+                  </Shell>
+                </Gate>
+              </Route>
+            </Switch>
+          </Suspense>
           <UnsavedQuestion />
         </Toasts>
       </Router>
     </QueryClientProvider>
+  );
+}
+
+function Pages() {
+  return (
+    <Switch>
+      <Route path="/" component={FleetPage} />
+      <Route path="/logs" component={LogPage} />
+      <Route path="/devices/new" component={DevicePage} />
+      <Route path="/devices/:id" component={LogPage} />
+      <Route path="/devices/:id/settings" component={DevicePage} />
+      <Route path="/models" component={ModelsPage} />
+      <Route path="/models/new" component={ModelPage} />
+      <Route path="/models/:id" component={ModelPage} />
+      <Route path="/overview" component={OverviewPage} />
+      <Route path="/account" component={AccountPage} />
+      <Route path="/people" component={PeoplePage} />
+      <Route path="/audit" component={AuditPage} />
+      <Route component={NotFound} />
+    </Switch>
   );
 }

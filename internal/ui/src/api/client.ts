@@ -12,6 +12,8 @@ export class ApiError extends Error {
     readonly correlationId: string | null,
     /** What is wrong with which field of the request: its path, joined by dots, to a sentence. */
     readonly fields: Readonly<Record<string, string>> = {},
+    /** In how many seconds the server wants to be asked again; null if it does not say. */
+    readonly retryAfter: number | null = null,
   ) {
     super(message);
     this.name = "ApiError";
@@ -31,6 +33,28 @@ interface Options {
   body?: unknown;
   headers?: Record<string, string>;
   signal?: AbortSignal;
+  /** A 401 is an answer like any other: the request is about logging in itself. */
+  anonymous?: boolean;
+}
+
+/** Who looks after the login, for requests that are refused without one. */
+export interface Guard {
+  /** Changes each time somebody logs in. */
+  readonly epoch: number;
+  /**
+   * A request of that epoch was answered with 401. The answer comes when it is worth sending again: true when somebody has
+   * logged in, false when nothing has changed. Throws when the signal is aborted.
+   */
+  unauthorized(epoch: number, signal?: AbortSignal): Promise<boolean>;
+  /** A request was answered with 403: what somebody may has perhaps changed. */
+  forbidden(): void;
+}
+
+let guard: Guard | null = null;
+
+/** Has requests without a valid login wait until there is one, instead of failing. */
+export function guardedBy(g: Guard): void {
+  guard = g;
 }
 
 /** The path with its query; what is null, undefined or empty is left out. */
@@ -53,11 +77,21 @@ export async function send(path: string, o: Options = {}): Promise<Response> {
     init.body = JSON.stringify(o.body);
   }
   let answer: Response;
-  try {
-    answer = await fetch(url(path, o.query), init);
-  } catch (e) {
-    if (o.signal?.aborted) throw e;
-    throw new ApiError(0, "The server does not answer. Is it running, and is this machine online?", null, null);
+  for (let refused = false; ; ) {
+    const epoch = guard?.epoch ?? 0;
+    try {
+      answer = await fetch(url(path, o.query), init);
+    } catch (e) {
+      if (o.signal?.aborted) throw e;
+      throw new ApiError(0, "The server does not answer. Is it running, and is this machine online?", null, null);
+    }
+    if (guard === null || o.anonymous) break;
+    if (answer.status === 403) guard.forbidden();
+    if (answer.status !== 401) break;
+    // Nothing was done, so that it may be sent again, whatever it is.
+    if (await guard.unauthorized(epoch, o.signal)) refused = false;
+    else if (refused) break;
+    else refused = true;
   }
   if (!answer.ok) throw await failure(answer);
   return answer;
@@ -87,5 +121,15 @@ export async function failure(answer: Response): Promise<ApiError> {
   }
   const e = (body ?? {}) as { error?: string; code?: string; correlationId?: string };
   const text = e.error ?? `The server answered ${answer.status} ${answer.statusText}`.trim();
-  return new ApiError(answer.status, text, e.code ?? null, e.correlationId ?? null);
+  const wait = retryAfter(answer.headers.get("Retry-After"), Date.now());
+  return new ApiError(answer.status, text, e.code ?? null, e.correlationId ?? null, {}, wait);
+}
+
+/** The seconds that a Retry-After header (RFC 9110, section 10.2.3) means, null if it means nothing. */
+export function retryAfter(header: string | null, now: number): number | null {
+  if (header === null || header.trim() === "") return null;
+  const text = header.trim();
+  if (/^\d+$/.test(text)) return Number(text);
+  const at = Date.parse(text);
+  return Number.isNaN(at) ? null : Math.max(0, Math.ceil((at - now) / 1000));
 }

@@ -63,6 +63,9 @@ export interface DeviceSummary {
   rotation_state: RotationState;
   secret_created_at: string | null;
   last_coredump_at: string | null;
+  tags: string[];
+  /** It is locked out: its tokens and its secret are not taken. */
+  revoked: boolean;
 }
 
 /** `GET /api/devices/{id}` */
@@ -84,6 +87,9 @@ export interface Device {
   last_rotation_completed_at: string | null;
   created_at: string;
   updated_at: string;
+  tags: string[];
+  /** It is locked out: its tokens and its secret are not taken. */
+  revoked: boolean;
   /** What is wrong with it although it works, such as an entity id that another device has. */
   warnings: string[];
 }
@@ -139,10 +145,112 @@ export interface Overview {
   series: { name: string; unit: string; points: (number | null)[] }[];
 }
 
+/** `GET /api/auth/mode`: how people are told apart here. */
+export interface Mode {
+  /** off: they are not, and everybody is an admin. local: by accounts of Signalbox. oidc: by an identity provider. */
+  mode: "off" | "local" | "oidc";
+  /** Nobody logs in, and not only this machine can reach the server. */
+  insecure: boolean;
+  /** Nobody logs in yet, and the program has printed a link to make the first admin. */
+  setup: boolean;
+}
+
+/** Which part of the fleet somebody has to do with: devices of these models, or with one of these tags. */
+export interface Limit {
+  models: string[];
+  tags: string[];
+}
+
+export type Role = "viewer" | "editor" | "admin" | "pipeline";
+
 /** `GET /api/auth/self` */
 export interface Self {
   subject: string;
   email: string | null;
   name: string | null;
   roles: string[];
+  mode: Mode["mode"];
+  insecure: boolean;
+  /** Null is the whole fleet. */
+  limit: Limit | null;
+  /** When the session ends if nothing is done with it. */
+  expires_at: string | null;
+  session: string | null;
+  kind: string;
+}
+
+/** An item of `GET /api/account/sessions` */
+export interface SessionInfo {
+  id: string;
+  created_at: string;
+  seen_at: string;
+  expires_at: string;
+  address: string;
+  agent: string;
+  /** It is this browser's. */
+  current: boolean;
+}
+
+/** An API token without its secret, of `GET /api/account/tokens` and `GET /api/tokens`. */
+export interface TokenInfo {
+  id: number;
+  name: string;
+  /** The first characters of the secret. */
+  hint: string;
+  roles: string[];
+  limit: Limit | null;
+  created_at: string;
+  expires_at: string;
+  used_at: string | null;
+  /** Whose it is. */
+  subject: string;
+}
+
+/** Somebody whom the server knows, of `GET /api/people`. */
+export interface PersonInfo {
+  id: number;
+  subject: string;
+  /** The identity provider knows their password and their roles. */
+  external: boolean;
+  username: string | null;
+  name: string;
+  email: string | null;
+  roles: string[];
+  limit: Limit | null;
+  disabled: boolean;
+  created_at: string;
+  seen_at: string | null;
+  /** Open now. */
+  sessions: number;
+  /** Good now. */
+  tokens: number;
+}
+
+/** An item of `GET /api/audit` */
+export interface AuditEvent {
+  id: number;
+  at: string;
+  /** The subject of who did it; "" is the program itself. */
+  actor: string;
+  /** What they were called then. */
+  name: string;
+  kind: string;
+  /** Such as device.update. */
+  action: string;
+  /** Such as device/12; "" if it is about nothing in particular. */
+  target: string;
+  /** What the target was called then. */
+  label: string;
+  /** "ok", or why not. */
+  outcome: string;
+  address: string;
+  detail: Record<string, unknown> | null;
+}
+
+/** `GET /api/audit` */
+export interface AuditPage {
+  /** The newest first. */
+  events: AuditEvent[];
+  /** What `before` asks for the next page by; null when there is none. */
+  next: number | null;
 }

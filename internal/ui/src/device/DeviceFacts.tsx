@@ -2,10 +2,8 @@ import type { ReactNode } from "react";
 import { Link } from "wouter";
 import type { Device } from "../api/types";
 import { CopyButton } from "../parts/Copy";
-import { ago, useNow } from "../parts/clock";
 import { DeviceState } from "../parts/DeviceState";
-import { usePreferences } from "../parts/preferences";
-import { formatTime } from "../parts/time";
+import { Time } from "../parts/Time";
 
 /** What Signalbox knows of a device beside its configuration. */
 export function DeviceFacts({ device: d }: { device: Device }) {
@@ -30,6 +28,21 @@ export function DeviceFacts({ device: d }: { device: Device }) {
           <Link href={`/models/${d.device_model_id}`}>{d.device_model.name}</Link>
           {d.device_model.firmware_version && <span className="hint"> firmware {d.device_model.firmware_version}</span>}
         </Fact>
+        <Fact name="Tags">
+          {d.tags?.length > 0 ? (
+            <span className="tags">
+              {d.tags.map((t) => (
+                <span key={t} className="badge">
+                  {t}
+                </span>
+              ))}
+            </span>
+          ) : (
+            <span className="hint">
+              none: <code>tags</code> of the configuration
+            </span>
+          )}
+        </Fact>
         <Fact name="Created">
           <Time at={d.created_at} />
         </Fact>
@@ -41,6 +54,17 @@ export function DeviceFacts({ device: d }: { device: Device }) {
         </Fact>
         <Fact name="Rotation">
           <DeviceState active={d.active} rotation={d.rotation_state} />
+        </Fact>
+        <Fact name="Access">
+          {d.revoked ? (
+            <span className="badge error" title="Its tokens and its secret are not taken">
+              Revoked
+            </span>
+          ) : (
+            <span className="badge ok" title="Its tokens and its secret are taken">
+              Allowed
+            </span>
+          )}
         </Fact>
         <Fact name="Last try">
           <Time at={d.last_rotation_attempt_at} />
@@ -68,17 +92,5 @@ function Copied({ text, what }: { text: string; what: string }) {
       <code>{text}</code>
       <CopyButton text={text} what={what} />
     </>
-  );
-}
-
-function Time({ at }: { at: string | null }) {
-  const { zone } = usePreferences();
-  const time = at === null ? Number.NaN : Date.parse(at);
-  const text = useNow((now) => (Number.isNaN(time) ? "" : ago(time, now)));
-  if (at === null || Number.isNaN(time)) return <span className="hint">never</span>;
-  return (
-    <time dateTime={at}>
-      {formatTime(time, zone)} <span className="hint">{text}</span>
-    </time>
   );
 }

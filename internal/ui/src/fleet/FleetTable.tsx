@@ -284,7 +284,7 @@ const Row = memo(function Row(p: RowProps) {
         {isFine(p.row) ? (
           <span className="none">OK</span>
         ) : (
-          <DeviceState active={device.active} rotation={device.rotation_state} />
+          <DeviceState active={device.active} rotation={device.rotation_state} revoked={device.revoked} />
         )}
       </span>
     </div>
@@ -312,7 +312,9 @@ const Card = memo(function Card(p: RowProps) {
         <Link href={`/devices/${device.id}`} tabIndex={-1}>
           {title}
         </Link>
-        {!isFine(p.row) && <DeviceState active={device.active} rotation={device.rotation_state} />}
+        {!isFine(p.row) && (
+          <DeviceState active={device.active} rotation={device.rotation_state} revoked={device.revoked} />
+        )}
       </span>
       <span role="gridcell" className="c-when">
         {seen !== undefined && seen.errors_hour > 0 && <Errors count={seen.errors_hour} />}

@@ -17,6 +17,8 @@ function device(id: number, change: Partial<DeviceSummary> = {}): DeviceSummary 
     rotation_state: "OK",
     secret_created_at: null,
     last_coredump_at: null,
+    tags: [],
+    revoked: false,
     ...change,
   };
 }

@@ -36,7 +36,7 @@ export function StatusLine({ viewport, stream }: { viewport: Viewport; stream: S
   let text: string;
   if (log.stream === "joining") text = "Joining the stream…";
   else if (typeof log.stream === "object") [kind, text] = ["bad", "Not live"];
-  else if (status.state === "reconnecting" || status.state === "refused") [kind, text] = ["bad", "Not live"];
+  else if (["reconnecting", "refused", "signed-out"].includes(status.state)) [kind, text] = ["bad", "Not live"];
   else if (status.state === "silent") [kind, text] = ["bad", `Nothing heard for ${ago(iso(status.heard), now)}`];
   else if (log.newer !== "end") text = "In the history";
   else if (!following) text = "Paused";
@@ -80,6 +80,13 @@ export function StreamBar({ stream, log }: { stream: StreamClient; log: LogModel
     return (
       <div className="stream-bar" role="alert">
         New lines are not shown: {refused}
+      </div>
+    );
+  }
+  if (status.state === "signed-out") {
+    return (
+      <div className="stream-bar" role="status">
+        <span>Your session has ended. What is said meanwhile follows when you have logged in again.</span>
       </div>
     );
   }

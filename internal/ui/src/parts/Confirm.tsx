@@ -1,15 +1,17 @@
 import { type ReactNode, useId, useState } from "react";
 import { Dialog } from "./Dialog";
-import { explain } from "./explain";
+import { explain, type Thing } from "./explain";
 
 interface Props {
   title: string;
   /** What the button does, such as "Delete the device". */
   action: string;
+  /** It takes nothing away. */
+  harmless?: boolean;
   /** What has to be typed before the button works; nothing where that is not asked for. */
   typed?: string;
   /** What the thing is called in an error. */
-  thing: "device" | "model";
+  thing: Thing;
   /** May fail: the dialog stays open then and says why. It closes the dialog itself when it succeeded. */
   run: () => Promise<void>;
   onClose: () => void;
@@ -17,7 +19,7 @@ interface Props {
 }
 
 /** Asks before something that cannot be taken back. */
-export function Confirm({ title, action, typed, thing, run, onClose, children }: Props) {
+export function Confirm({ title, action, harmless = false, typed, thing, run, onClose, children }: Props) {
   const id = useId();
   const [text, setText] = useState("");
   const [busy, setBusy] = useState(false);
@@ -66,7 +68,7 @@ export function Confirm({ title, action, typed, thing, run, onClose, children }:
           <button type="button" className="button" onClick={onClose}>
             Cancel
           </button>
-          <button type="submit" className="button danger" disabled={!sure || busy}>
+          <button type="submit" className={harmless ? "button primary" : "button danger"} disabled={!sure || busy}>
             {busy ? "Working …" : action}
           </button>
         </div>

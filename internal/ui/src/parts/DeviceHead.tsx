@@ -38,7 +38,7 @@ export function DeviceHead({ id, tab, children }: { id: number; tab: "log" | "se
             <Link href={`/models/${device.device_model_id}`} title={`Model ${device.device_model.name}`}>
               {device.device_model.code}
             </Link>
-            <DeviceState active={device.active} rotation={device.rotation_state} />
+            <DeviceState active={device.active} rotation={device.rotation_state} revoked={device.revoked} />
           </>
         )}
       </div>

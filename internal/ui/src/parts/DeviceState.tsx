@@ -12,9 +12,24 @@ export function stateName(state: RotationState): string {
   return says[state].text;
 }
 
-/** Where a device's rotation stands; inactive devices take no part in it. */
-export function DeviceState({ active, rotation }: { active: boolean; rotation: RotationState }) {
+/** Where a device's rotation stands; inactive devices take no part in it. One that is locked out says only that. */
+export function DeviceState({
+  active,
+  rotation,
+  revoked = false,
+}: {
+  active: boolean;
+  rotation: RotationState;
+  revoked?: boolean;
+}) {
   const s = says[rotation];
+  if (revoked) {
+    return (
+      <span className="badge error" title="Locked out: its tokens and its secret are not taken">
+        Revoked
+      </span>
+    );
+  }
   if (!active) {
     return (
       <span className="badge" title={`Takes no part in rotation; the last state is ${s.text}`}>

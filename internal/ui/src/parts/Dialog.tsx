@@ -1,7 +1,15 @@
 import { type ReactNode, useEffect, useId, useRef } from "react";
 
-/** A modal dialog. It is open while it is mounted; Escape and a click beside it close it. */
-export function Dialog({ title, onClose, children }: { title: string; onClose: () => void; children: ReactNode }) {
+interface Props {
+  title: string;
+  onClose: () => void;
+  /** Only its own buttons close it. */
+  stays?: boolean;
+  children: ReactNode;
+}
+
+/** A modal dialog. It is open while it is mounted; Escape and a click beside it close it, unless it stays. */
+export function Dialog({ title, onClose, stays = false, children }: Props) {
   const ref = useRef<HTMLDialogElement>(null);
   const id = useId();
   useEffect(() => {
@@ -14,12 +22,17 @@ export function Dialog({ title, onClose, children }: { title: string; onClose: (
     <dialog
       ref={ref}
       aria-labelledby={id}
+      // A browser lets a second Escape through whatever the first was answered.
+      {...(stays ? { closedby: "none" } : {})}
       onCancel={(e) => {
         e.preventDefault();
-        onClose();
+        if (!stays) onClose();
+      }}
+      onClose={() => {
+        if (stays && ref.current?.isConnected && !ref.current.open) ref.current.showModal();
       }}
       onClick={(e) => {
-        if (e.target === ref.current) onClose();
+        if (e.target === ref.current && !stays) onClose();
       }}
     >
       <h2 id={id}>{title}</h2>

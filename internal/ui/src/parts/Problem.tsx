@@ -6,6 +6,11 @@ export function Problem({ error, retry }: { error: unknown; retry?: () => void }
   return (
     <div className="notice error" role="alert">
       <div className="grow">
+        {e?.status === 403 && (
+          <p>
+            <strong>You may not see this.</strong> Ask an admin for the role that it needs.
+          </p>
+        )}
         <p>{e ? e.message : "The page failed at this. Reload it; if that does not help, the console says more."}</p>
         {e?.correlationId && (
           <p className="hint">

@@ -1,19 +1,35 @@
 import type { ReactNode } from "react";
 import { Link, useLocation } from "wouter";
+import { InsecureBar } from "../identity/InsecureBar";
+import { useSession } from "../identity/index";
+import { may } from "../identity/roles";
+import { UserMenu } from "../identity/UserMenu";
+import "../identity/identity.css";
 import { HelpButton } from "./keys";
 import { SettingsButton } from "./Preferences";
 import { StreamState } from "./StreamState";
 
-const places = [
-  { href: "/", name: "Fleet", at: (path: string) => path === "/" || path.startsWith("/devices") },
-  { href: "/logs", name: "Logs", at: (path: string) => path.startsWith("/logs") },
-  { href: "/models", name: "Models", at: (path: string) => path.startsWith("/models") },
-  { href: "/overview", name: "Overview", at: (path: string) => path.startsWith("/overview") },
+interface Place {
+  href: string;
+  name: string;
+  at: (path) => boolean;
+  /** Only for them; on a phone it is in the menu. */
+  admin?: true;
+}
+
+const places: Place[] = [
+  { href: "/", name: "Fleet", at: (path) => path === "/" || path.startsWith("/devices") },
+  { href: "/logs", name: "Logs", at: (path) => path.startsWith("/logs") },
+  { href: "/models", name: "Models", at: (path) => path.startsWith("/models") },
+  { href: "/overview", name: "Overview", at: (path) => path.startsWith("/overview") },
+  { href: "/people", name: "People", at: (path) => path.startsWith("/people"), admin: true },
+  { href: "/audit", name: "Audit", at: (path) => path.startsWith("/audit"), admin: true },
 ];
 
 /** The bar at the top, and the page below it. */
 export function Shell({ children }: { children: ReactNode }) {
   const [path] = useLocation();
+  const admin = may(useSession().self, "admin");
   return (
     <div className="shell">
       <header className="bar">
@@ -22,18 +38,27 @@ export function Shell({ children }: { children: ReactNode }) {
           <span>Signalbox</span>
         </Link>
         <nav aria-label="Places">
-          {places.map((p) => (
-            <Link key={p.href} href={p.href} aria-current={p.at(path) ? "page" : undefined}>
-              {p.name}
-            </Link>
-          ))}
+          {places.map((p) =>
+            p.admin && !admin ? null : (
+              <Link
+                key={p.href}
+                href={p.href}
+                className={p.admin && "admin-only"}
+                aria-current={p.at(path) ? "page" : undefined}
+              >
+                {p.name}
+              </Link>
+            ),
+          )}
         </nav>
         <div className="end">
           <StreamState />
           <HelpButton />
           <SettingsButton />
+          <UserMenu />
         </div>
       </header>
+      <InsecureBar />
       {children}
     </div>
   );

@@ -65,7 +65,7 @@ export function HelpButton() {
     <>
       <button
         type="button"
-        className="button quiet icon"
+        className="button quiet icon help-button"
         aria-label="Keyboard shortcuts"
         title="Keyboard shortcuts (?)"
         onClick={() => setOpen(true)}

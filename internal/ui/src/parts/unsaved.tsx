@@ -59,6 +59,17 @@ export function useUnsaved(unsaved: boolean): () => void {
   }, []);
 }
 
+/** Leaves the page by another way than a link, after a question if something is unsaved. */
+export function beforeLeaving(leave: () => void): void {
+  if (guards.size === 0) leave();
+  else ask(leave);
+}
+
+/** Whether something is unsaved. */
+export function hasUnsaved(): boolean {
+  return guards.size > 0;
+}
+
 /** Lets go of everything unsaved: what it belonged to is gone. */
 export function forgetUnsaved(): void {
   guards.clear();

@@ -28,6 +28,7 @@ export class TabClient implements StreamClient {
     lag: 0,
     retryAt: null,
     reason: null,
+    ended: null,
     newVersion: null,
   };
   /** The server's version when this page was loaded. */

@@ -77,6 +77,16 @@ interface Topic {
   members: Set<number>;
 }
 
+/** One connection of the stream. */
+interface Connection {
+  ready: boolean;
+  /** When it became ready. */
+  since: number;
+  abort: AbortController;
+  beats: number;
+  beat: number;
+}
+
 const noCondition: Condition = { level: "", tag: "", query: "", regex: "" };
 
 /** How often the server is expected to be heard, until it has shown how often it is. */
@@ -89,6 +99,17 @@ const mostWait = 30_000;
 const statusEvery = 1_000;
 /** The stream is kept for a moment when nobody is left: a page that is loaded anew comes back. */
 const linger = 2_000;
+
+/** A stream that lasted so long was not refused. */
+const lasting = 10_000;
+
+/** Why the server ends a session. */
+const endings = ["expired", "revoked", "logout"] as const;
+const endingWords: Record<(typeof endings)[number], string> = {
+  expired: "It was over by time.",
+  revoked: "It was ended from elsewhere.",
+  logout: "Somebody logged out.",
+};
 
 /** The statuses that do not go away by trying again. */
 const final = new Set([400, 401, 403, 404, 405, 410]);
@@ -104,9 +125,12 @@ export class Hub {
   private requestId: string;
   private lastId: string | null = null;
   /** The connection: of one number each, so that what belongs to an old one is known by it. */
-  private connection: { ready: boolean; abort: AbortController; beats: number; beat: number } | null = null;
+  private connection: Connection | null = null;
   private failures = 0;
   private denied = 0;
+  /** How often the login was asked for without a stream that lasted since. */
+  private renewals = 0;
+  private renewing: Promise<boolean | null> | null = null;
   private retryAfter: number | null = null;
   private interval = heartbeat;
   /** The server's clock less ours, milliseconds; null until it was seen. */
@@ -128,6 +152,7 @@ export class Hub {
       lag: 0,
       retryAt: null,
       reason: null,
+      ended: null,
       newVersion: null,
     };
   }
@@ -138,7 +163,8 @@ export class Hub {
     this.members.add(member);
     this.cancel("linger");
     this.sayStatus(member);
-    if (this.status.state === "idle") this.connect();
+    // A tab that comes after the login has ended was let in: there is one again.
+    if (this.status.state === "idle" || this.status.state === "signed-out") this.connect();
     let gone = false;
     const leave = () => {
       if (gone) return;
@@ -287,6 +313,10 @@ export class Hub {
       this.connect();
       return;
     }
+    if (status === 401) {
+      this.signedOut(null);
+      return;
+    }
     if (e instanceof ApiError && (final.has(status) || status === 429)) {
       const whom = [...topic.followers];
       this.tell(whom, { kind: "refused", status, message: e.message });
@@ -343,7 +373,7 @@ export class Hub {
 
   private connect(): void {
     this.cancel("retry");
-    const c = { ready: false, abort: new AbortController(), beats: 0, beat: 0 };
+    const c: Connection = { ready: false, since: 0, abort: new AbortController(), beats: 0, beat: 0 };
     this.connection = c;
     for (const t of this.topics.values()) {
       t.asking?.abort();
@@ -356,7 +386,7 @@ export class Hub {
     void this.listen(c);
   }
 
-  private async listen(c: NonNullable<typeof this.connection>): Promise<void> {
+  private async listen(c: Connection): Promise<void> {
     const current = () => this.connection === c;
     try {
       const headers: Record<string, string> = { Accept: "text/event-stream" };
@@ -374,7 +404,8 @@ export class Hub {
         if (!current()) return;
         const wait = Number(answer.headers.get("Retry-After"));
         if (wait > 0) this.retryAfter = wait * 1000;
-        if (final.has(e.status)) this.refuse(e.status, e.message);
+        if (e.status === 401) this.signedOut(null);
+        else if (final.has(e.status)) this.refuse(e.status, e.message);
         else this.lost(e.message);
         return;
       }
@@ -409,7 +440,7 @@ export class Hub {
     }
   }
 
-  private block(c: NonNullable<typeof this.connection>, b: Block): void {
+  private block(c: Connection, b: Block): void {
     if (this.connection !== c) return;
     if (b.id !== null && b.id !== "") this.lastId = b.id;
     if (b.data === null) {
@@ -418,6 +449,7 @@ export class Hub {
     }
     if (b.event === "ready") {
       c.ready = true;
+      c.since = this.deps.now();
       this.failures = 0;
       this.setState("live", null);
       if (this.lastId === null) this.forgetPlaces();
@@ -452,6 +484,17 @@ export class Hub {
         }
         break;
       }
+      case "session-expiring":
+        // To be asked who we are renews what can be renewed, and the stream with it; if not, the stream says that it ends.
+        void this.whoAreWe();
+        break;
+      case "session-ended":
+        this.signedOut(endings.find((r) => r === (content.payload as { reason?: string }).reason) ?? null);
+        break;
+      case "subscription-ended":
+        this.taken((content.payload as { device_id: number }).device_id);
+        for (const m of this.members) m.say({ kind: "event", type: content.type, payload: content.payload });
+        break;
       case undefined:
         break;
       default:
@@ -479,7 +522,70 @@ export class Hub {
       this.connect();
       return;
     }
-    this.refuse(status, message);
+    if (status === 401) this.signedOut(null);
+    else this.refuse(status, message);
+  }
+
+  /** A right was taken away: what is followed for itself is so no more. Sets go on without the device. */
+  private taken(device: number): void {
+    const topic = this.topics.get(`device ${device}`);
+    if (!topic) return;
+    topic.asked = null;
+    topic.confirmed = false;
+    for (const f of topic.followers) f.following = false;
+    this.tell([...topic.followers], { kind: "refused", status: 403, message: "You may not see this device any more." });
+  }
+
+  /**
+   * The server does not know who we are, or no longer. The places of everything are kept. If a session can be renewed, the
+   * stream goes on by itself; else it waits until somebody has logged in, and asks for nothing meanwhile.
+   */
+  private signedOut(why: StreamStatus["ended"]): void {
+    const c = this.connection;
+    if (c?.ready && this.deps.now() - c.since > lasting) this.renewals = 0;
+    this.drop();
+    if (this.members.size === 0) {
+      this.stop();
+      return;
+    }
+    this.status.retryAt = null;
+    this.setState("reconnecting", why === null ? null : endingWords[why]);
+    this.flush();
+    void this.whoAreWe().then((known) => {
+      if (this.connection !== null || this.status.state !== "reconnecting" || this.undo.has("retry")) return;
+      if (known === false) {
+        this.status.ended = why;
+        this.setState("signed-out", why === null ? null : endingWords[why]);
+      } else if (known && this.renewals++ === 0) this.connect();
+      else {
+        // It would not stop by itself: the stream is refused to somebody who is logged in.
+        this.failures++;
+        this.lost(
+          known
+            ? "The server does not take the login of this browser for the stream."
+            : "The server cannot be reached.",
+        );
+      }
+      this.flush();
+    });
+  }
+
+  /** Whether somebody is logged in; null when that cannot be found out. */
+  private whoAreWe(): Promise<boolean | null> {
+    this.renewing ??= this.deps
+      .fetch("/api/auth/self", {
+        headers: { Accept: "application/json" },
+        cache: "no-store",
+        credentials: "same-origin",
+      })
+      .then(
+        (answer) => (answer.ok ? true : answer.status === 401 ? false : null),
+        () => null,
+      )
+      .finally(() => {
+        this.renewing = null;
+      });
+    return this.renewing;
   }
 
   /** Gives up, until somebody asks for another attempt. */
@@ -532,8 +638,9 @@ export class Hub {
     const quiet = this.deps.now() - this.status.heard;
     const state = this.status.state;
     if (state === "reconnecting" && this.connection === null) this.connect();
-    else if (state === "refused" && hurry) {
+    else if ((state === "refused" || state === "signed-out") && hurry) {
       this.denied = 0;
+      this.renewals = 0;
       this.connect();
     } else if (this.connection !== null && (state === "live" || state === "silent") && quiet > 2 * this.interval) {
       this.lost("Nothing was heard of the server.");
@@ -550,7 +657,7 @@ export class Hub {
     this.watchDog();
   }
 
-  private beat(c: NonNullable<typeof this.connection>): void {
+  private beat(c: Connection): void {
     const now = this.deps.now();
     // The operator may have set another interval: two heartbeats show it.
     if (c.beats++ > 0) this.interval = Math.min(mostHeartbeat, Math.max(leastHeartbeat, (now - c.beat) * 1.1));
@@ -723,7 +830,8 @@ export class Hub {
     const now = this.deps.now();
     const since = state === this.status.state ? this.status.since : now;
     const retryAt = state === "reconnecting" && this.connection === null ? this.status.retryAt : null;
-    this.status = { ...this.status, state, since, reason, retryAt };
+    const ended = state === "signed-out" ? this.status.ended : null;
+    this.status = { ...this.status, state, since, reason, retryAt, ended };
     this.sayStatuses();
   }
 
@@ -790,7 +898,7 @@ function asFilter(c: Condition): LineFilter {
 function sentence(status: number, message: string): string {
   switch (status) {
     case 401:
-      return "You are not signed in, or no longer. Reload the page to sign in.";
+      return "Nobody is logged in here. Reload the page to log in.";
     case 403:
       return "You may not follow devices here. Ask whoever runs this server for access.";
     case 404:

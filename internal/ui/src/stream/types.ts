@@ -31,8 +31,9 @@ export interface StreamStatus {
   /**
    * idle: nobody follows anything. connecting: for the first time. live: the server was heard within two heartbeats.
    * silent: connected, but nothing was heard for longer. reconnecting: lost. refused: the server will not have us.
+   * signed-out: it does not know who we are, and is asked again when somebody has logged in.
    */
-  state: "idle" | "connecting" | "live" | "silent" | "reconnecting" | "refused";
+  state: "idle" | "connecting" | "live" | "silent" | "reconnecting" | "refused" | "signed-out";
   /** When the state began, Date.now(). */
   since: number;
   /** When anything was heard last, a heartbeat included; Date.now(). */
@@ -43,6 +44,8 @@ export interface StreamStatus {
   retryAt: number | null;
   /** Why it was lost or refused. */
   reason: string | null;
+  /** Of signed-out: why the session has ended, if the server said so. */
+  ended: "expired" | "revoked" | "logout" | null;
   /** The server's version when it changed under the open page, else null. */
   newVersion: string | null;
 }

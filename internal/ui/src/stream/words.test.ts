@@ -9,6 +9,7 @@ const live: StreamStatus = {
   lag: 0,
   retryAt: null,
   reason: null,
+  ended: null,
   newVersion: null,
 };
 const say = (s: Partial<StreamStatus>) => words({ ...live, ...s }, 100_000);

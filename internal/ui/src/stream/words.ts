@@ -62,6 +62,14 @@ export function words(s: StreamStatus, now: number): Words {
         action: s.retryAt === null ? null : { name: "Now", kind: "retry" },
       };
     }
+    case "signed-out":
+      return {
+        mood: "bad",
+        word: "Logged out",
+        detail: `Your session has ended.${why} The stream goes on where it was when you have logged in again.`,
+        said: "Your session has ended.",
+        action: null,
+      };
     case "refused":
       return {
         mood: "bad",
