@@ -17,12 +17,14 @@ interface Props {
   faults?: readonly Fault[];
   /** What is said in place of faults while there are none. */
   status?: ReactNode;
+  /** It can be read and copied, not changed. */
+  readOnly?: boolean;
   /** Beside the heading. */
   children?: ReactNode;
 }
 
 /** A text of JSON to edit, with what is wrong with it marked at its place and listed below. */
-export function JsonEditor({ label, value, onChange, faults = [], status, children }: Props) {
+export function JsonEditor({ label, value, onChange, faults = [], status, readOnly = false, children }: Props) {
   const id = useId();
   const host = useRef<HTMLDivElement>(null);
   const view = useRef<EditorView>(null);
@@ -47,10 +49,12 @@ export function JsonEditor({ label, value, onChange, faults = [], status, childr
           theme,
           lintGutter(),
           EditorView.lineWrapping,
+          EditorState.readOnly.of(readOnly),
           EditorState.tabSize.of(2),
           EditorView.contentAttributes.of(() => ({
             "aria-label": latest.current.label,
             "aria-invalid": String(latest.current.invalid),
+            "aria-readonly": String(readOnly),
           })),
           EditorView.updateListener.of((u) => {
             if (u.docChanged) latest.current.onChange(u.state.doc.toString());
@@ -63,7 +67,7 @@ export function JsonEditor({ label, value, onChange, faults = [], status, childr
       view.current = null;
       editor.destroy();
     };
-  }, []);
+  }, [readOnly]);
 
   // A text from elsewhere, such as a formatted one or the one before the changes.
   useEffect(() => {
@@ -98,14 +102,16 @@ export function JsonEditor({ label, value, onChange, faults = [], status, childr
     <section className="json-editor" aria-labelledby={id}>
       <div className="json-head">
         <h2 id={id}>{label}</h2>
-        <button
-          type="button"
-          className="button quiet"
-          disabled={formatted === null || formatted === value}
-          onClick={() => formatted !== null && onChange(formatted)}
-        >
-          Format
-        </button>
+        {!readOnly && (
+          <button
+            type="button"
+            className="button quiet"
+            disabled={formatted === null || formatted === value}
+            onClick={() => formatted !== null && onChange(formatted)}
+          >
+            Format
+          </button>
+        )}
         {children}
       </div>
       <div className="json-text" ref={host} />

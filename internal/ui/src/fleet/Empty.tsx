@@ -1,6 +1,8 @@
 import { useSyncExternalStore } from "react";
 import { Link } from "wouter";
 import type { ModelSummary } from "../api/types";
+import { useSession } from "../identity/index";
+import { limitWords, may } from "../identity/roles";
 import { Copy } from "../parts/Copy";
 import type { FleetRow } from "./rows";
 import { fleetStore } from "./store";
@@ -18,6 +20,21 @@ function post(path: string, body: unknown): string {
 /** The fleet page of a server without devices: the way to the first line, by the page or by commands. */
 export function Welcome({ models }: { models: readonly ModelSummary[] }) {
   const model = models[0];
+  const { self } = useSession();
+  if (!may(self, "editor")) {
+    return (
+      <div className="view">
+        <div className="empty">
+          <h1>No devices yet</h1>
+          <p>
+            {self?.limit
+              ? `What you may see is ${limitWords(self.limit)}, and there is none of those.`
+              : "They are shown here as soon as an editor has made them known."}
+          </p>
+        </div>
+      </div>
+    );
+  }
   return (
     <div className="view">
       <div className="page welcome">

@@ -5,7 +5,7 @@ import { useSession } from "./index";
 import { mainRole } from "./roles";
 
 /** Stands in the place of a page for which somebody's role is not enough. */
-export function NotAllowed({ title, role }: { title: string; role: Role }) {
+export function NotAllowed({ title, needs: role }: { title: string; needs: Role }) {
   const { self } = useSession();
   const own = mainRole(self?.roles ?? []);
   return (

@@ -51,37 +51,29 @@ export default function AccountPage() {
 }
 
 function Facts({ self }: { self: Self }) {
-  const facts: [string, ReactNode][] = [
-    ["Name", self.name || <span className="hint">none</span>],
-    ["E-mail", self.email || <span className="hint">none</span>],
-    [
-      "Roles",
-      self.roles.length > 0 ? (
-        <span className="tags">
-          {self.roles.map((r) => (
-            <span key={r} className="badge ok">
-              {r}
-            </span>
-          ))}
-        </span>
-      ) : (
-        "none"
-      ),
-    ],
-    ["Devices", limitWords(self.limit)],
-    ["Known as", <code key="subject">{self.subject}</code>],
-    ["Session", <Time key="until" at={self.expires_at} never="without an end" />],
-  ];
   return (
     <section className="card" aria-label="Facts">
       <h2>Facts</h2>
       <dl className="facts">
-        {facts.map(([name, value]) => (
-          <div key={name}>
-            <dt>{name === "Session" ? "Logged in until" : name}</dt>
-            <dd>{value}</dd>
-          </div>
-        ))}
+        <Fact name="Name">{self.name || <span className="hint">none</span>}</Fact>
+        <Fact name="E-mail">{self.email || <span className="hint">none</span>}</Fact>
+        <Fact name="Roles">
+          <span className="tags">
+            {self.roles.map((r) => (
+              <span key={r} className="badge ok">
+                {r}
+              </span>
+            ))}
+            {self.roles.length === 0 && "none"}
+          </span>
+        </Fact>
+        <Fact name="Devices">{limitWords(self.limit)}</Fact>
+        <Fact name="Known as">
+          <code>{self.subject}</code>
+        </Fact>
+        <Fact name="Logged in until">
+          <Time at={self.expires_at} never="you log out" />
+        </Fact>
       </dl>
       <p className="hint">
         {self.mode === "oidc"
@@ -89,6 +81,15 @@ function Facts({ self }: { self: Self }) {
           : "An admin can change your name, e-mail and roles."}
       </p>
     </section>
+  );
+}
+
+function Fact({ name, children }: { name: string; children: ReactNode }) {
+  return (
+    <div>
+      <dt>{name}</dt>
+      <dd>{children}</dd>
+    </div>
   );
 }
 

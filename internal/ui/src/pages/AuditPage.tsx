@@ -30,7 +30,7 @@ import "../identity/identity.css";
 /** Who did what. For admins. */
 export default function AuditPage() {
   const admin = useMay("admin");
-  return admin ? <Audit /> : <NotAllowed title="Audit" role="admin" />;
+  return admin ? <Audit /> : <NotAllowed title="Audit" needs="admin" />;
 }
 
 /** The filter of the address. What is typed goes there when the typing rests. */

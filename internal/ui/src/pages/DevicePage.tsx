@@ -6,10 +6,13 @@ import { deviceQuery, deviceWritten, modelsQuery } from "../api/devices";
 import type { Device } from "../api/types";
 import { DeleteDevice } from "../device/DeleteDevice";
 import { DeviceFacts } from "../device/DeviceFacts";
+import { RevokeDevice } from "../device/RevokeDevice";
 import { CheckState } from "../editor/CheckState";
 import { JsonEditor } from "../editor/JsonEditor";
 import { syntaxFault } from "../editor/json";
 import { type Check, useCheck } from "../editor/useCheck";
+import { useMay } from "../identity/index";
+import { NotAllowed } from "../identity/NotAllowed";
 import { Confirm } from "../parts/Confirm";
 import { DeviceHead, deviceTitle } from "../parts/DeviceHead";
 import { explain } from "../parts/explain";
@@ -23,7 +26,8 @@ import "../device/settings.css";
 export default function DevicePage() {
   const { id } = useParams<{ id?: string }>();
   const number = Number(id);
-  if (id === undefined) return <NewDevice />;
+  const editor = useMay("editor");
+  if (id === undefined) return editor ? <NewDevice /> : <NotAllowed title="New device" needs="editor" />;
   if (!Number.isSafeInteger(number) || number <= 0) return <Gone />;
   return <Settings key={number} id={number} />;
 }
@@ -52,6 +56,7 @@ interface Draft {
 function Settings({ id }: { id: number }) {
   const queries = useQueryClient();
   const toast = useToast();
+  const editor = useMay("editor");
   const device = useQuery(deviceQuery(id));
   const [draft, setDraft] = useState<Draft | null>(null);
   const [saving, setSaving] = useState(false);
@@ -66,7 +71,7 @@ function Settings({ id }: { id: number }) {
   const syntax = syntaxFault(config) !== null;
 
   const save = async (over: boolean) => {
-    if (!draft || !changed || saving || syntax) return;
+    if (!editor || !draft || !changed || saving || syntax) return;
     setSaving(true);
     setError(null);
     setOther(null);
@@ -124,10 +129,18 @@ function Settings({ id }: { id: number }) {
               {w}
             </div>
           ))}
+          {d.revoked && (
+            <div className="notice error wide" role="note">
+              <span className="grow">
+                <strong>This device is revoked.</strong> Its secret and its tokens are not taken, and it cannot connect.
+              </span>
+            </div>
+          )}
           <div className="card settings-main">
             <JsonEditor
               label="Configuration"
               value={config}
+              readOnly={!editor}
               onChange={(text) => text !== config && change({ config: text })}
               faults={check.state === "invalid" ? check.faults : []}
               status={
@@ -141,7 +154,8 @@ function Settings({ id }: { id: number }) {
                 )
               }
             />
-            <label className="switch">
+            {!editor && <p className="hint">You may look at this device; to change it takes the role of an editor.</p>}
+            <label className="switch" hidden={!editor}>
               <input
                 type="checkbox"
                 role="switch"
@@ -159,7 +173,7 @@ function Settings({ id }: { id: number }) {
                 It was not saved. {explain(error, "device")}
               </p>
             )}
-            <div className="settings-actions">
+            <div className="settings-actions" hidden={!editor}>
               <button
                 type="button"
                 className="button primary"
@@ -187,12 +201,15 @@ function Settings({ id }: { id: number }) {
           </div>
           <div className="settings-side">
             <DeviceFacts device={d} />
-            <div className="card settings-more">
-              <Link href={`/devices/new?from=${id}`} className="button">
-                Duplicate
-              </Link>
-              <DeleteDevice device={d} />
-            </div>
+            {editor && (
+              <div className="card settings-more">
+                <Link href={`/devices/new?from=${id}`} className="button">
+                  Duplicate
+                </Link>
+                <RevokeDevice device={d} />
+                <DeleteDevice device={d} />
+              </div>
+            )}
           </div>
         </div>
       </div>

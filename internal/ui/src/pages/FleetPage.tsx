@@ -22,6 +22,7 @@ import {
   standardView,
   summarise,
 } from "../fleet/view";
+import { useMay } from "../identity/index";
 import { useNow } from "../parts/clock";
 import { stateName } from "../parts/DeviceState";
 import { explain } from "../parts/explain";
@@ -35,6 +36,7 @@ const none: readonly never[] = [];
 /** All devices: who they are, what they said last, and how they do. */
 export default function FleetPage() {
   const queries = useQueryClient();
+  const editor = useMay("editor");
   const devices = useQuery({ ...devicesQuery, refetchInterval: 60_000, placeholderData: keepPreviousData });
   const models = useQuery({ ...modelsQuery, refetchInterval: 60_000 });
   const rows = useMemo(
@@ -120,9 +122,11 @@ export default function FleetPage() {
       <div className="fleet-top">
         <h1>Fleet</h1>
         <Summary rows={rows} view={view} setView={setView} loading={loading} />
-        <Link href="/devices/new" className="button" aria-label="New device">
-          New<span className="wide"> device</span>
-        </Link>
+        {editor && (
+          <Link href="/devices/new" className="button" aria-label="New device">
+            New<span className="wide"> device</span>
+          </Link>
+        )}
       </div>
       <Filters view={view} setView={setView} models={models.data ?? []} shown={shown.length} total={rows.length} />
       <FleetTable

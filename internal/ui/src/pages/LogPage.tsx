@@ -4,6 +4,7 @@ import { Link, useLocation, useParams, useSearch } from "wouter";
 import { ApiError } from "../api/client";
 import { deviceQuery, devicesQuery, modelsQuery } from "../api/devices";
 import type { Device, DeviceSummary } from "../api/types";
+import { useMay } from "../identity/index";
 import { openLog } from "../logs";
 import { columns, type LogAddress, readAddress, writeAddress } from "../logs/address";
 import { DevicePicker } from "../logs/DevicePicker";
@@ -138,14 +139,21 @@ function SeveralPage() {
 }
 
 function NoLines({ devices }: { devices: readonly DeviceSummary[] | undefined }) {
+  const editor = useMay("editor");
   if (devices?.length === 0) {
     return (
       <div className="empty">
         <h2>No device yet</h2>
-        <p>A line belongs to a device, so make one first; then its page says how to send it the first line.</p>
-        <Link className="button primary" href="/devices/new">
-          New device
-        </Link>
+        {editor ? (
+          <>
+            <p>A line belongs to a device, so make one first; then its page says how to send it the first line.</p>
+            <Link className="button primary" href="/devices/new">
+              New device
+            </Link>
+          </>
+        ) : (
+          <p>A line belongs to a device, and there is none that you may see.</p>
+        )}
       </div>
     );
   }
@@ -180,6 +188,7 @@ function Logs({ sets, names, empty }: { sets: LogSet[]; names: ReadonlyMap<numbe
   );
   return (
     <>
+      <Taken sets={sets} />
       {several && (
         <div className="shared-tools">
           {/* biome-ignore lint/a11y/useSemanticElements: there is none for it */}
@@ -207,6 +216,34 @@ function Logs({ sets, names, empty }: { sets: LogSet[]; names: ReadonlyMap<numbe
         ))}
       </div>
     </>
+  );
+}
+
+/** Says when a device is followed no more because a right was taken away. A log of that device alone says so itself. */
+function Taken({ sets }: { sets: LogSet[] }) {
+  const [taken, setTaken] = useState<ReadonlyMap<number, string>>(new Map());
+  const shown = useRef(sets);
+  shown.current = sets;
+  useEffect(
+    () =>
+      streamClient.on("subscription-ended", (payload) => {
+        const { device_id: id, device_entity_id: entity } = payload as { device_id: number; device_entity_id?: string };
+        const several = shown.current.some(({ devices: d }) => !Array.isArray(d) || (d.length > 1 && d.includes(id)));
+        if (several) setTaken((before) => new Map(before).set(id, entity || `device ${id}`));
+      }),
+    [],
+  );
+  if (taken.size === 0) return null;
+  return (
+    <div className="notice warn taken" role="status">
+      <span className="grow">
+        New lines of {[...taken.values()].join(", ")} do not come any more: you may not see{" "}
+        {taken.size === 1 ? "it" : "them"} now. What came before stays until you leave.
+      </span>
+      <button type="button" className="button quiet icon" aria-label="Close" onClick={() => setTaken(new Map())}>
+        ×
+      </button>
+    </div>
   );
 }
 

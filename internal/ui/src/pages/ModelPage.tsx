@@ -8,6 +8,8 @@ import { CheckState } from "../editor/CheckState";
 import { JsonEditor } from "../editor/JsonEditor";
 import { syntaxFault } from "../editor/json";
 import { useCheck } from "../editor/useCheck";
+import { useMay, useSession } from "../identity/index";
+import { NotAllowed } from "../identity/NotAllowed";
 import { Confirm } from "../parts/Confirm";
 import { Dialog } from "../parts/Dialog";
 import { explain } from "../parts/explain";
@@ -25,6 +27,10 @@ export default function ModelPage() {
   const number = made ? from : Number(id);
   const known = Number.isSafeInteger(number) && number > 0;
   const model = useQuery({ ...modelQuery(number), enabled: known });
+  // Who has to do with some devices only makes no models.
+  const limited = useSession().self?.limit != null;
+  const editor = useMay("editor");
+  if (made && (!editor || limited)) return <NotAllowed title="New model" needs="editor" />;
   if (made && !known) return <ModelForm key="new" model={null} original={null} />;
   if (!known) return <NoModel />;
   if (!model.data) {
@@ -67,6 +73,9 @@ function ModelForm({ model, original }: { model: Model | null; original: Model |
   const queries = useQueryClient();
   const toast = useToast();
   const [, navigate] = useLocation();
+  const may = useMay("editor");
+  const limit = useSession().self?.limit ?? null;
+  const editor = may && (limit === null || (model !== null && limit.models.includes(model.code)));
   const [code, setCode] = useState("");
   const [draft, setDraft] = useState<{ name: string; schema: string } | null>(null);
   const [saving, setSaving] = useState(false);
@@ -85,7 +94,7 @@ function ModelForm({ model, original }: { model: Model | null; original: Model |
   };
 
   const save = async () => {
-    if (!ready) return;
+    if (!ready || !editor) return;
     setSaving(true);
     setError(null);
     try {
@@ -130,13 +139,19 @@ function ModelForm({ model, original }: { model: Model | null; original: Model |
             <Link href={`/?model=${model.id}`} className="button quiet">
               {model.device_count === 1 ? "1 device" : `${model.device_count.toLocaleString("en")} devices`}
             </Link>
-            <Link href={`/devices/new?model=${model.id}`} className="button">
-              New device
-            </Link>
-            <Link href={`/models/new?from=${model.id}`} className="button">
-              Duplicate
-            </Link>
-            <DeleteModel model={model} />
+            {editor && (
+              <>
+                <Link href={`/devices/new?model=${model.id}`} className="button">
+                  New device
+                </Link>
+                {limit === null && (
+                  <Link href={`/models/new?from=${model.id}`} className="button">
+                    Duplicate
+                  </Link>
+                )}
+                <DeleteModel model={model} />
+              </>
+            )}
           </>
         )}
       </div>
@@ -172,6 +187,7 @@ function ModelForm({ model, original }: { model: Model | null; original: Model |
               id="name"
               className="input"
               maxLength={255}
+              readOnly={!editor}
               value={name}
               onChange={(e) => change({ name: e.target.value })}
             />
@@ -183,14 +199,17 @@ function ModelForm({ model, original }: { model: Model | null; original: Model |
             <div className="grow">
               <p>It has no schema: its devices may have any JSON as their configuration.</p>
             </div>
-            <button type="button" className="button" onClick={() => change({ schema: schemaTemplate })}>
-              Add a schema
-            </button>
+            {editor && (
+              <button type="button" className="button" onClick={() => change({ schema: schemaTemplate })}>
+                Add a schema
+              </button>
+            )}
           </div>
         ) : (
           <JsonEditor
             label="Schema"
             value={schema}
+            readOnly={!editor}
             onChange={(text) => text !== schema && change({ schema: text })}
             status={
               <span>
@@ -199,9 +218,11 @@ function ModelForm({ model, original }: { model: Model | null; original: Model |
               </span>
             }
           >
-            <button type="button" className="button quiet" onClick={() => change({ schema: "" })}>
-              Remove the schema
-            </button>
+            {editor && (
+              <button type="button" className="button quiet" onClick={() => change({ schema: "" })}>
+                Remove the schema
+              </button>
+            )}
           </JsonEditor>
         )}
         {error !== null && (
@@ -209,7 +230,8 @@ function ModelForm({ model, original }: { model: Model | null; original: Model |
             It was not saved. {explain(error, "model")}
           </p>
         )}
-        <div className="settings-actions">
+        {!editor && <p className="hint">You may look at this model; to change it takes the role of an editor.</p>}
+        <div className="settings-actions" hidden={!editor}>
           <button type="button" className="button primary" disabled={!ready} onClick={() => void save()}>
             {saving ? "Saving …" : model ? "Save" : "Create model"}
           </button>
@@ -235,7 +257,7 @@ function ModelForm({ model, original }: { model: Model | null; original: Model |
           </span>
         </div>
       </div>
-      {model && <TryOut model={model} unsaved={schema !== saved.schema} />}
+      {model && may && <TryOut model={model} unsaved={schema !== saved.schema} />}
     </Page>
   );
 }

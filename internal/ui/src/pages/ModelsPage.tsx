@@ -1,6 +1,7 @@
 import { useQuery } from "@tanstack/react-query";
 import { Link } from "wouter";
 import { modelsQuery } from "../api/devices";
+import { useMay, useSession } from "../identity/index";
 import { Copy } from "../parts/Copy";
 import { Problem } from "../parts/Problem";
 import { Page } from "../parts/Shell";
@@ -9,6 +10,9 @@ import "../device/settings.css";
 /** The device models. */
 export default function ModelsPage() {
   const models = useQuery(modelsQuery);
+  // Who has to do with some devices only makes no models.
+  const limited = useSession().self?.limit != null;
+  const makes = useMay("editor") && !limited;
   if (models.data?.length === 0) {
     const body = JSON.stringify({ code: "sensor", name: "Sensor" });
     return (
@@ -19,11 +23,19 @@ export default function ModelsPage() {
             A device model is a kind of device. Its devices share its schema, a JSON Schema that their configurations
             must follow; it may have none.
           </p>
-          <Link href="/models/new" className="button primary">
-            New model
-          </Link>
-          <p>Or by a command:</p>
-          <Copy text={`curl ${location.origin}/api/device-models -H 'Content-Type: application/json' -d '${body}'`} />
+          {makes ? (
+            <>
+              <Link href="/models/new" className="button primary">
+                New model
+              </Link>
+              <p>Or by a command:</p>
+              <Copy
+                text={`curl ${location.origin}/api/device-models -H 'Content-Type: application/json' -d '${body}'`}
+              />
+            </>
+          ) : (
+            <p>They are shown here as soon as an editor has made one that you may see.</p>
+          )}
         </div>
       </Page>
     );
@@ -32,9 +44,11 @@ export default function ModelsPage() {
     <Page title="Models">
       <div className="page-head">
         <h1 className="grow">Models</h1>
-        <Link href="/models/new" className="button">
-          New model
-        </Link>
+        {makes && (
+          <Link href="/models/new" className="button">
+            New model
+          </Link>
+        )}
       </div>
       {models.error && !models.data ? (
         <Problem error={models.error} retry={() => void models.refetch()} />

@@ -18,7 +18,7 @@ import "../identity/identity.css";
 /** Who may come here, and what they may. For admins. */
 export default function PeoplePage() {
   const admin = useMay("admin");
-  return admin ? <People /> : <NotAllowed title="People" role="admin" />;
+  return admin ? <People /> : <NotAllowed title="People" needs="admin" />;
 }
 
 function matches(p: PersonInfo, text: string): boolean {

@@ -12,7 +12,7 @@ import { StreamState } from "./StreamState";
 interface Place {
   href: string;
   name: string;
-  at: (path) => boolean;
+  at: (path: string) => boolean;
   /** Only for them; on a phone it is in the menu. */
   admin?: true;
 }

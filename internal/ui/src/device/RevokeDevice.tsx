@@ -1,0 +1,55 @@
+import { useQueryClient } from "@tanstack/react-query";
+import { useState } from "react";
+import { request } from "../api/client";
+import { deviceQuery, devicesQuery } from "../api/devices";
+import type { Device } from "../api/types";
+import { Confirm } from "../parts/Confirm";
+import { deviceTitle } from "../parts/DeviceHead";
+import { useToast } from "../parts/toast";
+
+/** Locks a device out, or lets it in again. */
+export function RevokeDevice({ device }: { device: Device }) {
+  const queries = useQueryClient();
+  const toast = useToast();
+  const [asking, setAsking] = useState(false);
+  const name = deviceTitle(device);
+  const { revoked } = device;
+  return (
+    <>
+      <button type="button" className={revoked ? "button" : "button danger"} onClick={() => setAsking(true)}>
+        {revoked ? "Restore …" : "Revoke …"}
+      </button>
+      {asking && (
+        <Confirm
+          title={revoked ? `Restore ${name}?` : `Revoke ${name}?`}
+          action={revoked ? "Restore the device" : "Revoke the device"}
+          harmless={revoked}
+          thing="device"
+          onClose={() => setAsking(false)}
+          run={async () => {
+            await request(`/api/devices/${device.id}/${revoked ? "restore" : "revoke"}`, { method: "POST" });
+            toast({ kind: "done", text: revoked ? `${name} is let in again.` : `${name} is locked out.` });
+            await queries.invalidateQueries({ queryKey: deviceQuery(device.id).queryKey });
+            void queries.invalidateQueries({ queryKey: devicesQuery.queryKey });
+            setAsking(false);
+          }}
+        >
+          {revoked ? (
+            <p>Its secret and its tokens are taken again, and it can connect and log as before.</p>
+          ) : (
+            <>
+              <p>
+                It is locked out at once: its secret and its tokens are not taken any more, and its connection to the
+                broker is closed. Its configuration and its history stay, and it can be restored.
+              </p>
+              <p className="hint">
+                This is for a device that is lost or does what it should not. One that is only to be left out of
+                rotation is set inactive instead.
+              </p>
+            </>
+          )}
+        </Confirm>
+      )}
+    </>
+  );
+}
