@@ -183,10 +183,10 @@ export interface Self {
 export interface SessionInfo {
   id: string;
   created_at: string;
-  seen_at: string;
+  seen_at: string | null;
   expires_at: string;
-  address: string;
-  agent: string;
+  address: string | null;
+  agent: string | null;
   /** It is this browser's. */
   current: boolean;
 }
@@ -230,20 +230,20 @@ export interface PersonInfo {
 export interface AuditEvent {
   id: number;
   at: string;
-  /** The subject of who did it; "" is the program itself. */
-  actor: string;
+  /** The subject of who did it; null is the program itself. */
+  actor: string | null;
   /** What they were called then. */
-  name: string;
-  kind: string;
+  name: string | null;
+  kind: string | null;
   /** Such as device.update. */
   action: string;
-  /** Such as device/12; "" if it is about nothing in particular. */
-  target: string;
+  /** Such as device/12; null if it is about nothing in particular. */
+  target: string | null;
   /** What the target was called then. */
-  label: string;
+  label: string | null;
   /** "ok", or why not. */
   outcome: string;
-  address: string;
+  address: string | null;
   detail: Record<string, unknown> | null;
 }
 

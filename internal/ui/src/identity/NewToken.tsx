@@ -81,7 +81,6 @@ export function NewToken({ self, onClose }: { self: Self; onClose: () => void })
             maxLength={100}
             required
             placeholder="Backup script"
-            // biome-ignore lint/a11y/noAutofocus: it is what the dialog begins with
             autoFocus
             value={name}
             onChange={(e) => {

@@ -70,7 +70,6 @@ export function NewPerson({ onClose }: { onClose: () => void }) {
             spellCheck={false}
             maxLength={64}
             required
-            // biome-ignore lint/a11y/noAutofocus: it is what the dialog begins with
             autoFocus
             aria-invalid={username !== "" && !named}
             aria-describedby={`${id}-user-hint`}

@@ -26,18 +26,18 @@ export function UserMenu() {
     const beside = (e: Event) => {
       if (e.target instanceof Node && !root.current?.contains(e.target)) setOpen(false);
     };
-    const escape = (e: KeyboardEvent) => {
+    const onEscape = (e: KeyboardEvent) => {
       if (e.key !== "Escape") return;
       setOpen(false);
       opener.current?.focus();
     };
     addEventListener("pointerdown", beside);
     addEventListener("focusin", beside);
-    addEventListener("keydown", escape);
+    addEventListener("keydown", onEscape);
     return () => {
       removeEventListener("pointerdown", beside);
       removeEventListener("focusin", beside);
-      removeEventListener("keydown", escape);
+      removeEventListener("keydown", onEscape);
     };
   }, [open]);
   if (self === null) return null;

@@ -20,8 +20,8 @@ const systems: [string, RegExp][] = [
 ];
 
 /** "Firefox 140 on Linux"; the first word of what is no browser, "curl 8.5.0". */
-export function agentWords(agent: string): string {
-  const text = agent.trim();
+export function agentWords(agent: string | null): string {
+  const text = (agent ?? "").trim();
   if (text === "") return "an unknown program";
   const system = systems.find(([, is]) => is.test(text))?.[0];
   for (const [name, is] of browsers) {

@@ -43,6 +43,7 @@ export const auditActions: readonly [value: string, name: string][] = [
   ["login.failed", "Failed logins"],
   ["logout", "Logouts"],
   ["session.*", "Sessions ended"],
+  ["password.*", "Passwords changed"],
   ["device.*", "Devices changed"],
   ["model.*", "Models changed"],
   ["secret.*", "Secrets seen"],
@@ -63,7 +64,10 @@ const whole: Record<string, string> = {
   "logs.read": "read the log of",
   "logs.export": "exported the log of",
   "audit.export": "exported the audit",
-  "audit.read": "read the audit",
+  "password.change": "changed their password",
+  "password.reset": "set the password of",
+  "deadletters.purge": "purged the dead letters",
+  "deadletters.retry": "sent the dead letters again",
 };
 
 const verbs: Record<string, string> = {
@@ -95,21 +99,25 @@ const nouns: Record<string, string> = {
   session: "the session",
   firmware: "the firmware",
   rotation: "the rotation",
-  deadletter: "the dead letter",
 };
+
+function own(words: Record<string, string>, name: string): string | undefined {
+  return Object.hasOwn(words, name) ? words[name] : undefined;
+}
 
 /** What was done, as it follows who did it: "changed the device". An action that is new is said as it is. */
 export function actionWords(action: string): string {
-  const known = whole[action];
+  const known = own(whole, action);
   if (known !== undefined) return known;
   const [noun = "", verb = ""] = action.split(/[.:](.*)/);
-  const v = verbs[verb.replace(/^.*\./, "")];
-  const n = nouns[noun];
+  const v = own(verbs, verb.replace(/^.*\./, ""));
+  const n = own(nouns, noun);
   return v !== undefined && n !== undefined ? `${v} ${n}` : action;
 }
 
 /** The page that shows a target, null where there is none. */
-export function targetAddress(target: string): string | null {
+export function targetAddress(target: string | null): string | null {
+  if (target === null) return null;
   const device = /^device\/([1-9]\d{0,14})$/.exec(target);
   if (device) return `/devices/${device[1]}`;
   const model = /^model\/([1-9]\d{0,14})$/.exec(target);
@@ -120,8 +128,7 @@ export function targetAddress(target: string): string | null {
 
 /** Who did it. */
 export function actorName(e: Pick<AuditEvent, "actor" | "name">): string {
-  if (e.name !== "") return e.name;
-  return e.actor === "" ? "Signalbox" : e.actor;
+  return e.name || e.actor || "Signalbox";
 }
 
 /** An outcome that is not "ok", in words. */
@@ -132,11 +139,11 @@ export function outcomeWords(outcome: string): string {
     expired: "expired",
     missing: "not logged in",
     forbidden: "not allowed",
-    not_found: "not found",
+    missing_role: "not allowed",
     invalid: "not valid",
     too_many: "too many attempts",
     internal: "failed",
     unavailable: "not available",
   };
-  return known[outcome] ?? outcome.replaceAll("_", " ");
+  return own(known, outcome) ?? outcome.replaceAll("_", " ");
 }

@@ -1,10 +1,10 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { type FormEvent, type ReactNode, useState } from "react";
-import { ApiError, request } from "../api/client";
+import { request } from "../api/client";
 import { ownTokensQuery, sessionsQuery } from "../api/people";
 import type { Self, SessionInfo } from "../api/types";
 import { agentWords } from "../identity/agent";
-import { session, useSession } from "../identity/index";
+import { useSession } from "../identity/index";
 import { LoginHelp } from "../identity/LoginHelp";
 import { askToLogOut } from "../identity/logout";
 import { NewToken } from "../identity/NewToken";
@@ -119,7 +119,7 @@ function Sessions() {
             <li key={s.id}>
               <div className="item-main">
                 <p>
-                  <strong title={s.agent}>{agentWords(s.agent)}</strong>
+                  <strong title={s.agent ?? undefined}>{agentWords(s.agent)}</strong>
                   {s.current && <span className="badge ok">This browser</span>}
                 </p>
                 <p className="hint">
@@ -129,7 +129,11 @@ function Sessions() {
               <button
                 type="button"
                 className="button"
-                aria-label={s.current ? "Log out here" : `End the session of ${agentWords(s.agent)}, ${s.address}`}
+                aria-label={
+                  s.current
+                    ? "Log out here"
+                    : `End the session of ${agentWords(s.agent)}, ${s.address ?? "unknown address"}`
+                }
                 onClick={() =>
                   s.current
                     ? askToLogOut((e) => toast({ kind: "error", text: `Not logged out. ${explain(e, "session")}` }))
@@ -203,18 +207,14 @@ function Password() {
     setBusy(true);
     setFault(null);
     try {
-      // Without the waiting for a login: a 401 is the old password that is not right. Only if it is the session that is over
-      // does the dialog come.
-      await request("/api/account/password", { method: "POST", body: { old, password }, anonymous: true });
+      await request("/api/account/password", { method: "POST", body: { old, password } });
       setOld("");
       setPassword("");
       setAgain("");
       toast({ kind: "done", text: "Your password is changed. Your other sessions are ended." });
       await queries.invalidateQueries({ queryKey: sessionsQuery.queryKey });
     } catch (error) {
-      if (error instanceof ApiError && error.status === 401) {
-        if (await session.check("unknown")) setFault("Your present password is not right.");
-      } else setFault(explain(error, "password"));
+      setFault(explain(error, "password"));
     }
     setBusy(false);
   };

@@ -209,7 +209,7 @@ function Row({ event: e }: { event: AuditEvent }) {
   const [open, setOpen] = useState(false);
   const words = actionWords(e.action);
   const to = targetAddress(e.target);
-  const called = e.label || e.target;
+  const called = e.label ?? e.target ?? "";
   const id = `audit-${e.id}`;
   return (
     <Fragment>
@@ -218,7 +218,7 @@ function Row({ event: e }: { event: AuditEvent }) {
           <time dateTime={e.at}>{formatTime(e.at, zone)}</time>
         </td>
         <td>
-          {e.actor === "" ? (
+          {e.actor === null ? (
             actorName(e)
           ) : (
             <Link href={`/audit${writeAuditFilter({ ...noAuditFilter, actor: e.actor })}`} title={`All of ${e.actor}`}>
@@ -230,7 +230,8 @@ function Row({ event: e }: { event: AuditEvent }) {
         </td>
         <td className="what">
           {words}{" "}
-          {called !== "" && (to === null ? <span title={e.target}>{called}</span> : <Link href={to}>{called}</Link>)}
+          {called !== "" &&
+            (to === null ? <span title={e.target ?? ""}>{called}</span> : <Link href={to}>{called}</Link>)}
           {e.outcome !== "ok" && <span className="badge error">{outcomeWords(e.outcome)}</span>}
         </td>
         <td className="spare">

@@ -25,6 +25,9 @@ class Server {
   /** Statuses that the next requests are answered with, by path. */
   refusals: { path: string; status: number; error?: string }[] = [];
   down = false;
+  /** Whether somebody is logged in, and how often that was asked. */
+  known = true;
+  asked = 0;
 
   readonly deps: HubDeps = {
     now: () => this.now,
@@ -46,6 +49,10 @@ class Server {
     if (i >= 0) {
       const [r] = this.refusals.splice(i, 1);
       return new Response(JSON.stringify({ error: r?.error ?? "no" }), { status: r?.status ?? 500 });
+    }
+    if (path === "/api/auth/self") {
+      this.asked++;
+      return this.known ? Response.json({ subject: "alice" }) : Response.json({ error: "no" }, { status: 401 });
     }
     if (path === "/api/sse/stream") return this.open(new URLSearchParams(query).get("request_id") ?? "", init);
     if (path?.startsWith("/api/devices/")) return Response.json({ device_model_id: Number(path.split("/")[3]) % 10 });
@@ -239,11 +246,11 @@ test("what the server refuses is said, and can be tried again", async () => {
   server.refusals.push({ path: "/api/device-logs/subscribe", status: 404, error: "Device 1 not found" });
   await server.stream.send(ready);
   expect(got).toEqual([{ kind: "refused", status: 404, message: "Device 1 not found" }]);
-  server.refusals.push({ path: "/api/sse/stream", status: 401 });
+  server.refusals.push({ path: "/api/sse/stream", status: 403 });
   await server.stream.end();
   await server.pass(2000);
   expect(t.client.status()).toMatchObject({ state: "refused" });
-  expect(t.client.status().reason).toContain("sign");
+  expect(t.client.status().reason).toContain("access");
   await server.pass(600_000);
   expect(server.streams.length).toBe(1); // it does not try by itself
   t.client.retry();
@@ -336,4 +343,123 @@ test("the page learns of a new version, and of what else is told", async () => {
   await server.stream.send(version("2") + ready);
   expect(t.client.status().newVersion).toBe("2");
   expect(rotated).toEqual([{ device_id: 3 }]);
+});
+
+// The login.
+
+const ended = (reason: string) => `data: ${JSON.stringify({ type: "session-ended", payload: { reason } })}\n\n`;
+const rejected = 'event: rejected\ndata: {"status":401,"message":"Unauthorized"}\n\n';
+const settled = async () => {
+  for (let i = 0; i < 10; i++) await tick();
+};
+
+test("a session that nears its end is renewed by one question, and the stream goes on", async () => {
+  const { server, hub, t } = await started();
+  const other = tab(hub);
+  other.client.watch(() => {});
+  await server.stream.send(ready);
+  await server.stream.send('data: {"type":"session-expiring","payload":{"expires_at":"2026-07-04T08:00:00Z"}}\n\n');
+  await settled();
+  expect(server.asked).toBe(1);
+  expect(server.streams.length).toBe(1);
+  expect(t.client.status().state).toBe("live");
+});
+
+test("after the end of a session nothing is asked until somebody has logged in, and then it goes on where it was", async () => {
+  const { server, t, got } = await started();
+  await server.stream.send(ready);
+  await server.stream.send(batch(1, 5, "a"));
+  server.known = false;
+  await server.stream.send(ended("expired"));
+  await settled();
+  expect(t.client.status()).toMatchObject({ state: "signed-out", ended: "expired" });
+  expect(server.streams[0]?.gone()).toBe(true);
+  const { asked } = server;
+  await server.pass(3_600_000);
+  t.client.wake(false);
+  await settled();
+  expect(server.streams.length).toBe(1);
+  expect(server.asked).toBe(asked);
+  server.known = true;
+  t.client.retry(); // as a tab does when somebody has logged in
+  await settled();
+  expect(server.stream.last).toBe("e-5");
+  await server.stream.send(ready);
+  await server.stream.send(batch(1, 5, "a") + batch(1, 6, "b"));
+  expect(texts(got)).toEqual(["following", "e-5.0 a", "e-6.0 b"]);
+  expect(t.client.status()).toMatchObject({ state: "live", ended: null });
+});
+
+test("a stream that is rejected for want of a login goes on at once when there is one by then", async () => {
+  const { server, t } = await started();
+  await server.stream.send(rejected); // the token was over, and asking renews it
+  await settled();
+  expect(server.asked).toBe(1);
+  expect(server.streams.length).toBe(2);
+  await server.stream.send(ready);
+  expect(t.client.status().state).toBe("live");
+});
+
+test("a stream that is rejected again and again is not hammered", async () => {
+  const { server, t } = await started();
+  server.refusals.push(...Array.from({ length: 500 }, () => ({ path: "/api/sse/stream", status: 401 })));
+  await server.stream.send(rejected);
+  await settled();
+  await server.pass(120_000);
+  expect(server.asked).toBeLessThan(16);
+  expect(t.client.status().state).toBe("reconnecting");
+});
+
+test("so is one that opens and ends at once", async () => {
+  const { server } = await started();
+  for (let i = 0; i < 200 && server.now < 1_120_000; i++) {
+    if (!server.stream.gone()) await server.stream.send(ready + ended("revoked"));
+    await settled();
+    await server.pass(500);
+  }
+  expect(server.streams.length).toBeLessThan(16);
+});
+
+test("a subscription that is refused for want of a login waits for one", async () => {
+  const { server, t, got } = await started();
+  server.known = false;
+  server.refusals.push({ path: "/api/device-logs/subscribe", status: 401 });
+  await server.stream.send(ready);
+  await settled();
+  expect(got).toEqual([]);
+  expect(t.client.status().state).toBe("signed-out");
+  server.known = true;
+  t.client.retry();
+  await settled();
+  await server.stream.send(ready);
+  expect(texts(got)).toEqual(["following"]);
+});
+
+test("a tab that is opened after the login wakes the stream", async () => {
+  const { server, hub, t } = await started();
+  await server.stream.send(ready);
+  server.known = false;
+  await server.stream.send(ended("logout"));
+  await settled();
+  expect(t.client.status()).toMatchObject({ state: "signed-out", ended: "logout" });
+  server.known = true;
+  tab(hub).client.watch(() => {});
+  await settled();
+  expect(server.streams.length).toBe(2);
+});
+
+test("a right that is taken away ends what was followed by it, and is told", async () => {
+  const { server, t, got } = await started();
+  const all: StreamMessage[] = [];
+  const taken: unknown[] = [];
+  t.client.follow({ all: true }, none, (m) => all.push(m));
+  t.client.on("subscription-ended", (p) => taken.push(p));
+  await server.stream.send(ready);
+  await settled();
+  const payload = { device_id: 1, device_entity_id: "d1", reason: "forbidden" };
+  await server.stream.send(`data: ${JSON.stringify({ type: "subscription-ended", payload })}\n\n`);
+  await server.stream.send(batch(2, 7, "other"));
+  expect(got.at(-1)).toMatchObject({ kind: "refused", status: 403 });
+  expect(taken).toEqual([payload]);
+  expect(texts(all)).toEqual(["following", "e-7.0 other"]);
 });

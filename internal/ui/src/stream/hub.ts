@@ -559,7 +559,7 @@ export class Hub {
       } else if (known && this.renewals++ === 0) this.connect();
       else {
         // It would not stop by itself: the stream is refused to somebody who is logged in.
-        this.failures++;
+        this.failures = Math.max(this.failures + 1, this.renewals);
         this.lost(
           known
             ? "The server does not take the login of this browser for the stream."
