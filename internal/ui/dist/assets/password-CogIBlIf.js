@@ -1,0 +1,1 @@
+function e(e,t){if(e!==``&&[...e].length<10){let t=10-[...e].length;return`${t} more ${t===1?`character`:`characters`}: it takes at least 10`}return new TextEncoder().encode(e).length>1024?`It takes at most 1024 bytes`:t!==``&&t!==e?`The two are not the same`:null}function t(t,n){return t!==``&&n!==``&&e(t,n)===null}export{t as n,e as t};
