@@ -170,10 +170,15 @@ export class View {
     private readonly allow: RegExp[],
   ) {}
 
+  /** From now on such an error belongs to the test as well. */
+  tolerate(error: RegExp): void {
+    this.allow.push(error);
+  }
+
   static async open(context: BrowserContext, url: string, allow: RegExp[]): Promise<View> {
     const page = await context.newPage();
     page.setDefaultTimeout(patience);
-    const view = new View(page, allow);
+    const view = new View(page, [...allow]);
     page.on("console", (m) => {
       // A violation of the Content-Security-Policy is told as an error.
       if (m.type() === "error") view.faults.push(`console: ${m.text()} (${m.location().url})`);
@@ -248,6 +253,8 @@ export interface Said {
 
 /** A running `signalbox serve`. Its ports and data stay the same over restarts. */
 export class Server {
+  /** What goes along with every request, such as an API token where people log in. */
+  credentials: Record<string, string> = {};
   private process: ChildProcess | null = null;
   private others: ChildProcess[] = [];
   private constructor(
@@ -338,7 +345,11 @@ export class Server {
   ): Promise<Response> {
     const answer = await fetch(this.base + path, {
       method: init.method ?? "GET",
-      headers: { ...(init.body === undefined ? {} : { "Content-Type": "application/json" }), ...init.headers },
+      headers: {
+        ...(init.body === undefined ? {} : { "Content-Type": "application/json" }),
+        ...this.credentials,
+        ...init.headers,
+      },
       ...(init.body === undefined ? {} : { body: JSON.stringify(init.body) }),
     });
     if (!answer.ok) throw new Error(`${init.method ?? "GET"} ${path}: ${answer.status} ${await answer.text()}`);
