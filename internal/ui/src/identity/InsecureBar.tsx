@@ -9,7 +9,7 @@ export function InsecureBar() {
   const [help, setHelp] = useState(false);
   if (!mode?.insecure) return null;
   return (
-    <div className="insecure" role="note">
+    <aside className="insecure" aria-label="Warning">
       <span>
         <strong>Anybody who can reach this address can see and change everything.</strong>{" "}
         <span className="wide-only">Nobody has to log in here, and the server listens to more than this machine.</span>
@@ -31,6 +31,6 @@ export function InsecureBar() {
           </div>
         </Dialog>
       )}
-    </div>
+    </aside>
   );
 }
