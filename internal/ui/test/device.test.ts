@@ -58,7 +58,7 @@ area("a device", {}, (w) => {
     await v.page.getByText(/Valid against sensor/).waitFor();
     await v.page.keyboard.press("ControlOrMeta+s");
     await expect.poll(async () => (await read(d.id)).device_entity_id).toBe(`mended-${d.id}`);
-    expect(JSON.parse((await read(d.id)).config)).toMatchObject({ interval: 30 });
+    expect(JSON.parse((await read(d.id)).config ?? "")).toMatchObject({ interval: 30 });
   });
 
   test("is laid out by a button", async () => {

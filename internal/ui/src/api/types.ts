@@ -75,8 +75,8 @@ export interface Device {
   device_model_id: number;
   device_model: { id: number; code: string; name: string; firmware_version: string | null };
   active: boolean;
-  /** The JSON text as it was submitted. */
-  config: string;
+  /** The JSON text as it was submitted; null for those who may not see the secrets that may be in it. */
+  config: string | null;
   device_name: string | null;
   device_entity_id: string | null;
   enable_ota: boolean | null;

@@ -27,8 +27,13 @@ export function RevokeDevice({ device }: { device: Device }) {
           thing="device"
           onClose={() => setAsking(false)}
           run={async () => {
-            await request(`/api/devices/${device.id}/${revoked ? "restore" : "revoke"}`, { method: "POST" });
-            toast({ kind: "done", text: revoked ? `${name} is let in again.` : `${name} is locked out.` });
+            const path = `/api/devices/${device.id}/${revoked ? "restore" : "revoke"}`;
+            const answer = await request<{ client_error?: string | null } | undefined>(path, { method: "POST" });
+            const done = revoked ? `${name} is let in again.` : `${name} is locked out.`;
+            if (answer?.client_error) {
+              const left = `What gives out its tokens could not be told yet, and is tried again: ${answer.client_error}`;
+              toast({ kind: "error", text: `${done} ${left}` });
+            } else toast({ kind: "done", text: done });
             await queries.invalidateQueries({ queryKey: deviceQuery(device.id).queryKey });
             void queries.invalidateQueries({ queryKey: devicesQuery.queryKey });
             setAsking(false);

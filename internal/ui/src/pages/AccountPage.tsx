@@ -19,6 +19,7 @@ import { Problem } from "../parts/Problem";
 import { Page } from "../parts/Shell";
 import { Ago, Time } from "../parts/Time";
 import { useToast } from "../parts/toast";
+import "../device/settings.css";
 import "../identity/identity.css";
 
 /** Who somebody is here, where they are logged in, and the tokens of their scripts. */

@@ -25,6 +25,7 @@ import { usePreferences } from "../parts/preferences";
 import { Page } from "../parts/Shell";
 import { formatTime } from "../parts/time";
 import { useToast } from "../parts/toast";
+import "../device/settings.css";
 import "../identity/identity.css";
 
 /** Who did what. For admins. */
@@ -62,7 +63,7 @@ function Audit() {
   const narrowed = writeAuditFilter(filter) !== "";
   return (
     <Page title="Audit">
-      <div className="page-head">
+      <div className="page-head audit-head">
         <h1 className="grow">Audit</h1>
         <Export filter={asked} />
         <button type="button" className="button" disabled={audit.isFetching} onClick={() => void audit.refetch()}>

@@ -117,7 +117,9 @@ function Settings({ id }: { id: number }) {
   const active = draft?.active ?? d.active;
   const change = (c: { config?: string; active?: boolean }) => {
     setError(null);
-    setDraft((before) => ({ config: d.config, active: d.active, base: d, ...before, ...c }));
+    if (d.config === null) return;
+    const { config } = d;
+    setDraft((before) => ({ config, active: d.active, base: d, ...before, ...c }));
   };
   return (
     <FullPage title={`Settings of ${deviceTitle(d)}`}>
@@ -137,24 +139,35 @@ function Settings({ id }: { id: number }) {
             </div>
           )}
           <div className="card settings-main">
-            <JsonEditor
-              label="Configuration"
-              value={config}
-              readOnly={!editor}
-              onChange={(text) => text !== config && change({ config: text })}
-              faults={check.state === "invalid" ? check.faults : []}
-              status={
-                check.state === "none" ? (
-                  <span>
-                    <code>deviceName</code>, <code>deviceEntityId</code> and <code>enableOTA</code> are what Signalbox
-                    itself reads of it.
-                  </span>
-                ) : (
-                  <CheckState check={check} against={`against ${d.device_model.code}`} />
-                )
-              }
-            />
-            {!editor && <p className="hint">You may look at this device; to change it takes the role of an editor.</p>}
+            {d.config === null ? (
+              <>
+                <h2>Configuration</h2>
+                <p className="hidden-config">
+                  It is not shown: there may be secrets in it. To see and change it takes the role of an editor.
+                </p>
+              </>
+            ) : (
+              <JsonEditor
+                label="Configuration"
+                value={config}
+                readOnly={!editor}
+                onChange={(text) => text !== config && change({ config: text })}
+                faults={check.state === "invalid" ? check.faults : []}
+                status={
+                  check.state === "none" ? (
+                    <span>
+                      <code>deviceName</code>, <code>deviceEntityId</code> and <code>enableOTA</code> are what Signalbox
+                      itself reads of it.
+                    </span>
+                  ) : (
+                    <CheckState check={check} against={`against ${d.device_model.code}`} />
+                  )
+                }
+              />
+            )}
+            {!editor && d.config !== null && (
+              <p className="hint">You may look at this device; to change it takes the role of an editor.</p>
+            )}
             <label className="switch" hidden={!editor}>
               <input
                 type="checkbox"

@@ -280,7 +280,7 @@ function TryOut({ model, unsaved }: { model: Model; unsaved: boolean }) {
   const chosen = useQuery({ ...deviceQuery(device ?? 0), enabled: device !== null });
   const text = chosen.data?.config;
   useEffect(() => {
-    if (text !== undefined) setConfig(text);
+    if (typeof text === "string") setConfig(text);
   }, [text]);
   const check = useCheck(model.id, config);
   const some = devices.data?.filter((d) => d.device_model_id === model.id).slice(0, 50) ?? [];

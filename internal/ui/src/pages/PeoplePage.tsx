@@ -13,6 +13,7 @@ import { Problem } from "../parts/Problem";
 import { Page } from "../parts/Shell";
 import { Ago } from "../parts/Time";
 import { Waiting } from "./AccountPage";
+import "../device/settings.css";
 import "../identity/identity.css";
 
 /** Who may come here, and what they may. For admins. */
