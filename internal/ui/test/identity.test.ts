@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import type { AuditPage, PersonInfo, Self, TokenInfo } from "../src/api/types";
 import { area, type View, type World } from "./harness";
-import { drawn, shows, walkUp } from "./log";
+import { shows, walkUp } from "./log";
 
 const passwords = {
   root: "a good long password",
@@ -253,7 +253,7 @@ area("people", {}, (w) => {
     const dialog = v.page.getByRole("dialog", { name: "Your session has ended" });
     await dialog.waitFor();
     await say(60, 90);
-    await look(v, "session-ended");
+    //await look(v, "session-ended");
     expect(await v.page.getByRole("dialog").count()).toBe(1);
     await v.page.keyboard.press("Escape");
     await v.page.keyboard.press("Escape");
@@ -266,6 +266,7 @@ area("people", {}, (w) => {
     await button(v, "Log in").click();
     await dialog.waitFor({ state: "hidden" });
     await say(90, 100);
+    await v.page.waitForTimeout(4000); await v.screenshot("debug");
     await shows(v, "line 99");
     expect(await v.page.evaluate(() => [(window as { mark?: number }).mark, performance.timeOrigin])).toEqual([7, at]);
     const all = await walkUp(v);
@@ -478,7 +479,7 @@ area("people", {}, (w) => {
     await look(v, "logged-out");
     await v.page.goBack();
     await v.page.waitForURL((u) => u.pathname === "/login");
-    expect(await drawn(other).catch(() => [])).toEqual([]);
+    expect(await other.page.getByRole("log").count()).toBe(0);
   });
 
   test("a login in another tab opens the one that waits", async () => {

@@ -44,6 +44,7 @@ export function PasswordField({
           required
           // biome-ignore lint/a11y/noAutofocus: it is all that the form is for
           autoFocus={autoFocus}
+          data-autofocus={autoFocus || undefined}
           aria-invalid={invalid || undefined}
           aria-describedby={hint === undefined ? undefined : `${id}-hint`}
           value={value}

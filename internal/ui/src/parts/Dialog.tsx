@@ -15,6 +15,8 @@ export function Dialog({ title, onClose, stays = false, children }: Props) {
   useEffect(() => {
     const dialog = ref.current;
     dialog?.showModal();
+    // By itself it takes the first field, and React's autoFocus comes before it is shown.
+    dialog?.querySelector<HTMLElement>("[data-autofocus]")?.focus();
     return () => dialog?.close();
   }, []);
   return (
