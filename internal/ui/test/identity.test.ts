@@ -253,7 +253,6 @@ area("people", {}, (w) => {
     const dialog = v.page.getByRole("dialog", { name: "Your session has ended" });
     await dialog.waitFor();
     await say(60, 90);
-    //await look(v, "session-ended");
     expect(await v.page.getByRole("dialog").count()).toBe(1);
     await v.page.keyboard.press("Escape");
     await v.page.keyboard.press("Escape");
@@ -266,7 +265,6 @@ area("people", {}, (w) => {
     await button(v, "Log in").click();
     await dialog.waitFor({ state: "hidden" });
     await say(90, 100);
-    await v.page.waitForTimeout(4000); await v.screenshot("debug");
     await shows(v, "line 99");
     expect(await v.page.evaluate(() => [(window as { mark?: number }).mark, performance.timeOrigin])).toEqual([7, at]);
     const all = await walkUp(v);
@@ -491,6 +489,8 @@ area("people", {}, (w) => {
     for (const page of [v.page, other.page]) {
       await page.getByRole("dialog", { name: "Your session has ended" }).waitFor();
     }
+    expect(await v.page.evaluate(() => document.activeElement?.getAttribute("autocomplete"))).toBe("current-password");
+    await look(v, "session-ended");
     await field(v, "Password").fill(passwords.vera);
     await button(v, "Log in").click();
     for (const page of [v.page, other.page]) {

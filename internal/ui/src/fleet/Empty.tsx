@@ -13,14 +13,16 @@ function publish(entity: string): string {
   return `mosquitto_pub -h ${location.hostname} -q 1 -t iotsupport/logsink -m '${message}'`;
 }
 
-function post(path: string, body: unknown): string {
-  return `curl ${location.origin}${path} -H 'Content-Type: application/json' -d '${JSON.stringify(body)}'`;
+/** The command that makes something; where people log in it needs an API token. */
+function post(path: string, body: unknown, token: boolean): string {
+  return `curl ${location.origin}${path}${token ? ' -H "Authorization: Bearer $TOKEN"' : ""} -H 'Content-Type: application/json' -d '${JSON.stringify(body)}'`;
 }
 
 /** The fleet page of a server without devices: the way to the first line, by the page or by commands. */
 export function Welcome({ models }: { models: readonly ModelSummary[] }) {
   const model = models[0];
   const { self } = useSession();
+  const token = self !== null && self.mode !== "off";
   if (!may(self, "editor")) {
     return (
       <div className="view">
@@ -39,7 +41,16 @@ export function Welcome({ models }: { models: readonly ModelSummary[] }) {
     <div className="view">
       <div className="page welcome">
         <h1>No devices yet</h1>
-        <p>Three steps to the first line. Each can be done here, or by a command.</p>
+        <p>
+          Three steps to the first line. Each can be done here, or by a command
+          {token && (
+            <>
+              {" "}
+              with an API token of <Link href="/account">your account</Link> in <code>TOKEN</code>
+            </>
+          )}
+          .
+        </p>
         <ol>
           <li className={model ? "done" : undefined}>
             <h2>Make a device model</h2>
@@ -53,7 +64,7 @@ export function Welcome({ models }: { models: readonly ModelSummary[] }) {
                   Devices of one kind share a model. It may have a schema, which the configuration of its devices must
                   follow.
                 </p>
-                <Copy text={post("/api/device-models", { code: "sensor", name: "Sensor" })} />
+                <Copy text={post("/api/device-models", { code: "sensor", name: "Sensor" }, token)} />
                 <Link href="/models/new" className="button primary">
                   New model
                 </Link>
@@ -67,10 +78,14 @@ export function Welcome({ models }: { models: readonly ModelSummary[] }) {
               it is there.
             </p>
             <Copy
-              text={post("/api/devices", {
-                device_model_id: model?.id ?? 1,
-                config: JSON.stringify({ deviceName: "Kitchen", deviceEntityId: "kitchen" }),
-              })}
+              text={post(
+                "/api/devices",
+                {
+                  device_model_id: model?.id ?? 1,
+                  config: JSON.stringify({ deviceName: "Kitchen", deviceEntityId: "kitchen" }),
+                },
+                token,
+              )}
             />
             <Link href="/devices/new" className={model ? "button primary" : "button"}>
               New device

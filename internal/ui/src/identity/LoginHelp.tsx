@@ -14,7 +14,7 @@ export function LoginHelp() {
         </p>
       )}
       {!mode?.setup && <p>Make the first admin by a command, where the program runs:</p>}
-      <Copy text="signalbox user add --role admin alice" />
+      <Copy text="signalbox user add alice --role admin" />
       <p>
         People who have an account at an identity provider can log in with that: see <code>OIDC_ENABLED</code> and{" "}
         <code>OIDC_ISSUER_URL</code> among the settings.

@@ -49,7 +49,7 @@ export default function LoginPage() {
       <LoginForm username={rememberedName()} action="Log in" onIn={(self) => session.entered(self)} />
       <p className="hint">
         Forgotten the password? An admin can set a new one, or whoever runs the server by{" "}
-        <code>signalbox user password</code>.
+        <code>signalbox user passwd</code>.
       </p>
     </Door>
   );

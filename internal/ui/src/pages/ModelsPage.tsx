@@ -11,7 +11,9 @@ import "../device/settings.css";
 export default function ModelsPage() {
   const models = useQuery(modelsQuery);
   // Who has to do with some devices only makes no models.
-  const limited = useSession().self?.limit != null;
+  const { self } = useSession();
+  const limited = self?.limit != null;
+  const token = self !== null && self.mode !== "off";
   const makes = useMay("editor") && !limited;
   if (models.data?.length === 0) {
     const body = JSON.stringify({ code: "sensor", name: "Sensor" });
@@ -28,9 +30,17 @@ export default function ModelsPage() {
               <Link href="/models/new" className="button primary">
                 New model
               </Link>
-              <p>Or by a command:</p>
+              <p>
+                Or by a command
+                {token && (
+                  <>
+                    , with an API token of <Link href="/account">your account</Link> in <code>TOKEN</code>
+                  </>
+                )}
+                :
+              </p>
               <Copy
-                text={`curl ${location.origin}/api/device-models -H 'Content-Type: application/json' -d '${body}'`}
+                text={`curl ${location.origin}/api/device-models${token ? ' -H "Authorization: Bearer $TOKEN"' : ""} -H 'Content-Type: application/json' -d '${body}'`}
               />
             </>
           ) : (
