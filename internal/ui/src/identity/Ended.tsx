@@ -49,6 +49,7 @@ export function Ended() {
               href={providerAddress("/login/done")}
               target="_blank"
               rel="noopener"
+              data-autofocus
               onClick={() => setOpened(true)}
             >
               Log in again

@@ -5,7 +5,7 @@ import { Door } from "./Door";
 import { Ended } from "./Ended";
 import { listenToStream, session, useSession } from "./index";
 import { logOut } from "./logout";
-import { goesInCircles, toProvider } from "./provider";
+import { comesFromLogout, goesInCircles, toProvider } from "./provider";
 import { loginAddress } from "./redirect";
 
 /** Lets in who is logged in, and the others nowhere but to the login. Who is in stays so when their session ends. */
@@ -50,7 +50,8 @@ function Out() {
   const [, navigate] = useLocation();
   useEffect(() => {
     const here = location.pathname + location.search + location.hash;
-    if (mode?.mode === "oidc" && !goesInCircles(Date.now())) toProvider(here);
+    if (comesFromLogout()) navigate("/logged-out", { replace: true });
+    else if (mode?.mode === "oidc" && !goesInCircles(Date.now())) toProvider(here);
     else navigate(loginAddress(here), { replace: true });
   }, [mode, navigate]);
   return null;

@@ -1,6 +1,7 @@
 import { ApiError, request } from "../api/client";
 import { beforeLeaving, forgetUnsaved } from "../parts/unsaved";
 import { session } from "./index";
+import { noteLeft } from "./provider";
 
 /** Ends the session, here and at the provider, and leaves the page. Throws ApiError if the server could not be told. */
 export async function logOut(): Promise<void> {
@@ -10,7 +11,10 @@ export async function logOut(): Promise<void> {
       method: "POST",
       anonymous: true,
     });
-    if (answer?.redirect) to = answer.redirect;
+    if (answer?.redirect) {
+      noteLeft(); // the provider sends the browser back to the fleet
+      to = answer.redirect;
+    }
   } catch (e) {
     if (!(e instanceof ApiError) || e.status !== 401) throw e; // there is no session any more: that is what was wanted
   }

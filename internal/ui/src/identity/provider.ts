@@ -1,6 +1,7 @@
 // The way to an identity provider and back.
 
 const key = "signalbox.provider";
+const leftKey = "signalbox.left";
 /** Who is sent there again so soon has not been logged in by it. */
 const tooSoon = 15_000;
 
@@ -15,6 +16,33 @@ export function goesInCircles(now: number): boolean {
     return now - Number(sessionStorage.getItem(key) ?? 0) < tooSoon;
   } catch {
     return true;
+  }
+}
+
+/** Remembers, over the way by the provider, that somebody logged out of their own will. */
+export function noteLeft(): void {
+  try {
+    sessionStorage.setItem(leftKey, "1");
+  } catch {
+    // They are asked to log in again at once.
+  }
+}
+
+/** Whether this tab comes back from a logout, and has not said so yet. */
+export function comesFromLogout(): boolean {
+  try {
+    return sessionStorage.getItem(leftKey) !== null;
+  } catch {
+    return false;
+  }
+}
+
+/** It has. */
+export function forgetLogout(): void {
+  try {
+    sessionStorage.removeItem(leftKey);
+  } catch {
+    // Nothing is there.
   }
 }
 

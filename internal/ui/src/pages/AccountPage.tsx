@@ -72,9 +72,11 @@ function Facts({ self }: { self: Self }) {
         <Fact name="Known as">
           <code>{self.subject}</code>
         </Fact>
-        <Fact name="Logged in until">
-          <Time at={self.expires_at} never="you log out" />
-        </Fact>
+        {self.mode === "local" && (
+          <Fact name="Logged in until">
+            <Time at={self.expires_at} never="you log out" />
+          </Fact>
+        )}
       </dl>
       <p className="hint">
         {self.mode === "oidc"

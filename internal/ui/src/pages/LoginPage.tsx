@@ -3,7 +3,7 @@ import { Link, useLocation, useSearch } from "wouter";
 import { Door } from "../identity/Door";
 import { session, useSession } from "../identity/index";
 import { LoginForm } from "../identity/LoginForm";
-import { goesInCircles, toProvider } from "../identity/provider";
+import { forgetLogout, goesInCircles, toProvider } from "../identity/provider";
 import { safePath } from "../identity/redirect";
 import { rememberedName } from "../identity/remembered";
 import { Problem } from "../parts/Problem";
@@ -86,6 +86,7 @@ export function LoginDonePage() {
 
 /** Where a logout ends. */
 export function LoggedOutPage() {
+  useEffect(forgetLogout, []);
   return (
     <Door title="You are logged out">
       <p>Your session has ended, in all tabs of this browser.</p>
