@@ -37,8 +37,8 @@ export function NewToken({ self, onClose }: { self: Self; onClose: () => void })
       <Dialog title={`The secret of ${made.name}`} stays onClose={onClose}>
         <div className="form">
           <p>
-            <strong>Copy it now: it is not shown again.</strong> Whoever has it may do what the token may, until{" "}
-            <Time at={made.expires_at} />.
+            <strong>Copy it now: it is not shown again.</strong> Whoever has it may do what the token may. It is good
+            until <Time at={made.expires_at} />
           </p>
           <Copy text={made.secret} />
           <p>To use it:</p>

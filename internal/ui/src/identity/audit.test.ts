@@ -52,8 +52,11 @@ test("what an event is about can be gone to, if it has a page", () => {
 });
 
 test("who did it is called by name, or else by subject, or is the program", () => {
-  expect(actorName({ actor: "a", name: "Alice" })).toBe("Alice");
-  expect(actorName({ actor: "a", name: null })).toBe("a");
-  expect(actorName({ actor: null, name: "command line" })).toBe("command line");
-  expect(actorName({ actor: null, name: null })).toBe("Signalbox");
+  const nobody = { actor: null, name: null, address: null, detail: null };
+  expect(actorName({ ...nobody, actor: "a", name: "Alice" })).toBe("Alice");
+  expect(actorName({ ...nobody, actor: "a" })).toBe("a");
+  expect(actorName({ ...nobody, name: "command line" })).toBe("command line");
+  expect(actorName(nobody)).toBe("Signalbox");
+  expect(actorName({ ...nobody, address: "10.0.0.1" })).toBe("somebody");
+  expect(actorName({ ...nobody, address: "10.0.0.1", detail: { username: "root" } })).toBe("root");
 });

@@ -126,9 +126,12 @@ export function targetAddress(target: string | null): string | null {
   return null;
 }
 
-/** Who did it. */
-export function actorName(e: Pick<AuditEvent, "actor" | "name">): string {
-  return e.name || e.actor || "Signalbox";
+/** Who did it. Of a login that failed only the name is known that was typed. */
+export function actorName(e: Pick<AuditEvent, "actor" | "name" | "address" | "detail">): string {
+  const typed = e.detail?.username;
+  if (e.name || e.actor) return e.name || e.actor || "";
+  if (typeof typed === "string" && typed !== "") return typed;
+  return e.address === null ? "Signalbox" : "somebody";
 }
 
 /** An outcome that is not "ok", in words. */
