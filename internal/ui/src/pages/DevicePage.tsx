@@ -156,8 +156,8 @@ function Settings({ id }: { id: number }) {
                 status={
                   check.state === "none" ? (
                     <span>
-                      <code>deviceName</code>, <code>deviceEntityId</code> and <code>enableOTA</code> are what Signalbox
-                      itself reads of it.
+                      <code>deviceName</code>, <code>deviceEntityId</code>, <code>enableOTA</code> and <code>tags</code>{" "}
+                      are what Signalbox itself reads of it.
                     </span>
                   ) : (
                     <CheckState check={check} against={`against ${d.device_model.code}`} />
