@@ -288,6 +288,33 @@ area("people", {}, (w) => {
     await expect.poll(async () => (await w.server.api<{ active: boolean }>(`/api/devices/${d.id}`)).active).toBe(false);
   });
 
+  test("a right that is taken away ends what was followed by it, and says so", async () => {
+    const [kept, taken] = [await device(), await device()];
+    const config = JSON.stringify({ ...JSON.parse(kept.config ?? "{}"), tags: ["lab"] });
+    await w.server.api(`/api/devices/${kept.id}`, { method: "PUT", body: { config, active: true } });
+    const say = (text: string) =>
+      w.server.publish(
+        [kept, taken].map((d) => ({ entity: d.device_entity_id ?? "", message: `I (1) app: ${text} ${d.id}` })),
+      );
+    const v = await enter(w, `/devices/${taken.id}`, "vera", { allow: [/\b404\b/] });
+    const both = await w.open(`/logs?devices=${kept.id},${taken.id}`, { beside: v, allow: [...refused, /\b404\b/] });
+    await say("first");
+    await shows(v, `first ${taken.id}`);
+    await shows(both, `first ${taken.id}`);
+    const { id } = await person(w, "vera");
+    await w.server.api(`/api/people/${id}`, { method: "PUT", body: { limit: { models: [], tags: ["lab"] } } });
+    try {
+      await v.page.getByText("You may not see this device any more.").waitFor();
+      await both.page.getByText(`New lines of ${taken.device_entity_id} do not come any more`).waitFor();
+      await say("second");
+      await shows(both, `second ${kept.id}`);
+      expect(await both.page.getByText(`second ${taken.id}`, { exact: true }).count()).toBe(0);
+      await look(both, "taken");
+    } finally {
+      await w.server.api(`/api/people/${id}`, { method: "PUT", body: { limit: null } });
+    }
+  });
+
   test("another person who logs in gets a page of their own", async () => {
     await people(w);
     const v = await enter(w, "/people", "root");

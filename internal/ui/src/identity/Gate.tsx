@@ -5,7 +5,7 @@ import { Door } from "./Door";
 import { Ended } from "./Ended";
 import { listenToStream, session, useSession } from "./index";
 import { logOut } from "./logout";
-import { comesFromLogout, goesInCircles, toProvider } from "./provider";
+import { arrived, comesFromLogout, goesInCircles, toProvider } from "./provider";
 import { loginAddress } from "./redirect";
 
 /** Lets in who is logged in, and the others nowhere but to the login. Who is in stays so when their session ends. */
@@ -13,7 +13,11 @@ export function Gate({ children }: { children: ReactNode }) {
   const s = useSession();
   const inside = s.phase === "in" || s.phase === "ended";
   useEffect(() => void session.boot(), []);
-  useEffect(() => (inside ? listenToStream() : undefined), [inside]);
+  useEffect(() => {
+    if (!inside) return;
+    arrived();
+    return listenToStream();
+  }, [inside]);
   switch (s.phase) {
     case "in":
     case "ended":

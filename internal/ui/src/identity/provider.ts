@@ -19,6 +19,15 @@ export function goesInCircles(now: number): boolean {
   }
 }
 
+/** The login there has let somebody in. */
+export function arrived(): void {
+  try {
+    sessionStorage.removeItem(key);
+  } catch {
+    // Nothing is there.
+  }
+}
+
 /** Remembers, over the way by the provider, that somebody logged out of their own will. */
 export function noteLeft(): void {
   try {

@@ -579,7 +579,8 @@ export class Hub {
         credentials: "same-origin",
       })
       .then(
-        (answer) => (answer.ok ? true : answer.status === 401 ? false : null),
+        // Without a role somebody is known as well: the stream says then that they may not have it.
+        (answer) => (answer.ok || answer.status === 403 ? true : answer.status === 401 ? false : null),
         () => null,
       )
       .finally(() => {
