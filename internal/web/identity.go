@@ -432,7 +432,7 @@ func (i *identity) client(r *http.Request) access.Client {
 	return access.Client{Address: i.Address(r), Agent: strings.ToValidUTF8(agent[:min(len(agent), maxAgent)], "")}
 }
 
-// address returns the address of who sent a request: of the peer, or, as far as
+// Address returns the address of who sent a request: of the peer, or, as far as
 // that is a proxy to be trusted, of whom it says it had the request from.
 func (i *Identity) Address(r *http.Request) string {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)

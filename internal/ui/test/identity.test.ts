@@ -309,6 +309,7 @@ area("people", {}, (w) => {
       await say("second");
       await shows(both, `second ${kept.id}`);
       expect(await both.page.getByText(`second ${taken.id}`, { exact: true }).count()).toBe(0);
+      expect(await both.page.getByText("New lines are not shown").count()).toBe(0);
       await look(both, "taken");
     } finally {
       await w.server.api(`/api/people/${id}`, { method: "PUT", body: { limit: null } });

@@ -175,6 +175,24 @@ test("a logout in another tab takes this page away, unless something is unsaved 
   expect(second.session.state()).toMatchObject({ phase: "ended", ending: "logout" });
 });
 
+test("a logout is one, whichever way it is heard of first", async () => {
+  const { t, session } = tab(alice);
+  await session.boot();
+  t.who = 401;
+  const stream = session.streamEnded("revoked");
+  const channel = session.heard({ kind: "out" });
+  await Promise.all([stream, channel]);
+  expect(session.state().phase).toBe("left");
+
+  const late = tab(alice);
+  await late.session.boot();
+  late.t.who = 401;
+  await late.session.streamEnded("revoked");
+  expect(late.session.state().phase).toBe("ended");
+  await late.session.heard({ kind: "out" });
+  expect(late.session.state().phase).toBe("left");
+});
+
 test("the tab that logs out shows no dialog", async () => {
   const { t, session } = tab(alice);
   await session.boot();

@@ -53,6 +53,7 @@ export class Session implements Guard {
   private readonly watchers = new Set<() => void>();
   private waiting: (() => void)[] = [];
   private checking: Promise<boolean> | null = null;
+  private why: Ending = "unknown";
   private booting: Promise<void> | null = null;
   private checked = 0;
 
@@ -151,13 +152,16 @@ export class Session implements Guard {
 
   /** Asks whether the login still holds; the same question is asked once however many want to know. */
   check(why: Ending): Promise<boolean> {
-    this.checking ??= this.look(why).finally(() => {
+    // Several may know why: that it was a logout says the most.
+    if (this.why === "unknown" || why === "logout") this.why = why;
+    this.checking ??= this.look().finally(() => {
       this.checking = null;
+      this.why = "unknown";
     });
     return this.checking;
   }
 
-  private async look(why: Ending): Promise<boolean> {
+  private async look(): Promise<boolean> {
     this.checked = this.deps.now();
     try {
       const self = await this.deps.self();
@@ -174,7 +178,7 @@ export class Session implements Guard {
       const { phase, self } = this.current;
       if (!(e instanceof ApiError) || (phase !== "in" && phase !== "ended")) return false;
       if (e.status === 403 && self !== null) this.set({ self: { ...self, roles: [] } });
-      if (e.status === 401) this.end(why);
+      if (e.status === 401) this.end(this.why);
       return false;
     }
   }

@@ -67,7 +67,8 @@ type Arrival = LogLine | Gap;
 interface Following {
   target: Target;
   follow: Follow | null;
-  state: "joining" | "following" | { refused: string };
+  /** `taken`: it was followed until a right was taken away. */
+  state: "joining" | "following" | { refused: string; taken: boolean };
 }
 
 class Log implements LogModel {
@@ -296,7 +297,7 @@ class Log implements LogModel {
     }
     if (!this.follows.includes(f)) return;
     if (m.kind === "refused") {
-      f.state = { refused: m.message };
+      f.state = { refused: m.message, taken: m.status === 403 && f.state === "following" };
     } else if (m.kind === "following") {
       f.state = "following";
     } else {
@@ -937,7 +938,9 @@ class Log implements LogModel {
   // Telling.
 
   private take(): LogSnapshot {
-    const refused = this.follows.find((f) => typeof f.state === "object")?.state;
+    // Of a device among several that was taken away the page tells apart from this: the others are live.
+    const alone = this.follows.every((f) => typeof f.state === "object");
+    const refused = this.follows.find((f) => typeof f.state === "object" && (alone || !f.state.taken))?.state;
     return {
       version: ++this.version,
       rows: this.rows.shown,
@@ -947,7 +950,7 @@ class Log implements LogModel {
       error: this.older === "error" || this.newer === "error" ? this.error : null,
       waiting: this.waiting,
       paused: this.paused,
-      stream: typeof refused === "object" ? refused : this.joining() ? "joining" : "following",
+      stream: typeof refused === "object" ? { refused: refused.refused } : this.joining() ? "joining" : "following",
       fault: this.fault,
     };
   }
