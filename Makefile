@@ -54,6 +54,7 @@ generate: ## Write the generated files
 bench: ## Ratios to a floor that is measured in the same run
 	go run ./bench
 	go run ./bench/history
+	go run ./bench/access
 
 .PHONY: fuzz
 fuzz: ## Each fuzz test for FUZZTIME (default 30s)

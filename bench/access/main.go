@@ -231,7 +231,7 @@ func (s *server) login(ctx context.Context) error {
 		return err
 	}
 	var err error
-	s.token, err = command("", "token", "add", "--user", "bench", "--role", "viewer", "bench")
+	s.token, err = command("", "token", "add", "--user", "bench", "--name", "bench", "--role", "viewer")
 	return err
 }
 
