@@ -122,7 +122,7 @@ func newWorld(t *testing.T, change func(*web.Options)) *world {
 
 func (w *world) await(ready func() bool) {
 	w.t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ready(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); !ready(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			w.t.Fatal("it takes too long")
 		}
