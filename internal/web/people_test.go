@@ -68,6 +68,15 @@ func TestWithoutLogin(t *testing.T) {
 	}
 	home.want("GET", "/api/devices", "", 200, `{"devices": [], "count": 0}`)
 
+	// Nor does a token let pages of other sites change anything: nobody looks at it,
+	// and one who may read (CORS_ORIGINS=*) may send any.
+	open := newSite(t, func(o *web.Options) {
+		o.Identity = &web.Identity{Accounts: accounts, BaseURL: "http://example.com", Box: newBox(t)}
+		o.CORSOrigins = []string{"*"}
+	})
+	evil := []string{"Origin", "https://evil.example", "Sec-Fetch-Site", "cross-site", "Authorization", "Bearer x"}
+	open.same("a page with a token", open.do("POST", "/api/device-models", `{"code": "evil", "name": "Evil"}`, evil...), 403, problemJSON(fleet.Forbidden, "Cross-origin request refused"))
+
 	// The first account ends that.
 	s.want("POST", "/api/auth/setup", `{"setup": "guess", "username": "root", "password": "correct horse battery"}`, 403, problemJSON(fleet.Forbidden, "The set-up link is not good, or not any more"))
 	setup := accounts.SetupSecret()
@@ -524,6 +533,8 @@ func TestCrossOrigin(t *testing.T) {
 			"an old browser":           {"Origin", "https://evil.example", "Cookie", cookie},
 			"a page of the same site":  {"Origin", "http://other.example.com", "Sec-Fetch-Site", "same-site", "Cookie", cookie},
 			"a form without a cookie":  {"Origin", "null", "Sec-Fetch-Site", "cross-site", "Content-Type", "text/plain"},
+			"a proxy's password":       {"Origin", "https://evil.example", "Sec-Fetch-Site", "cross-site", "Cookie", cookie, "Authorization", "Basic YTpi"},
+			"a token of nothing":       {"Origin", "https://evil.example", "Sec-Fetch-Site", "cross-site", "Cookie", cookie, "Authorization", "Bearer "},
 			"a header that hides that": {"Origin", "https://evil.example", "Sec-Fetch-Site", "cross-site", "Cookie", cookie, "X-Forwarded-Host", "evil.example"},
 		} {
 			w.same(name+": "+row[0]+" "+path, w.do(row[0], path, "{}", headers...), 403, refused)
