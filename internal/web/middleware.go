@@ -175,6 +175,10 @@ func (n right) check(p access.Principal) error {
 	switch {
 	case p.Kind == access.Device || len(p.Roles) == 0:
 		return fleet.E(fleet.Forbidden, nil, "No recognized role -- access denied")
+	case n == admin && p.Has(role) && !p.Limit.None():
+		// People, tokens and the audit are of everything: who decides about them
+		// could give themselves what their limit takes away.
+		return errLimited
 	case !p.Has(role):
 		return fleet.E(fleet.Forbidden, nil, "Insufficient permissions - requires one of: %s", strings.Join(enough, ", "))
 	}

@@ -563,3 +563,35 @@ func TestCrossOrigin(t *testing.T) {
 	res := w.do("GET", "/api/auth/logout", "", "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "no-cors", "Cookie", cookie)
 	w.same("an image", res, 403, refused)
 }
+
+// Who is limited to a part of the devices cannot help themselves to the rest,
+// whatever their roles: neither by an account nor by a password of somebody who
+// is not limited. What they do in the audit would tell them of the rest as well.
+func TestLimitedAdmin(t *testing.T) {
+	s := newSite(t, func(o *web.Options) { o.Identity = atHome(t) })
+	root := s.signIn("root", password)
+	var made struct{ Secret string }
+	res := s.as(root, "POST", "/api/account/tokens", `{"name": "ci", "roles": ["admin"], "limit": {"models": ["relay"]}, "days": 1}`)
+	if err := json.Unmarshal(res.Body.Bytes(), &made); err != nil || res.Code != 201 {
+		t.Fatalf("%d %s", res.Code, res.Body)
+	}
+	if res := s.as(root, "POST", "/api/people", fmt.Sprintf(`{"username": "lad", "password": %q, "roles": ["admin"], "limit": {"tags": ["lab"]}}`, password)); res.Code != 201 {
+		t.Fatalf("%d %s", res.Code, res.Body)
+	}
+	limited := problemJSON(fleet.Forbidden, "Insufficient permissions - your access is limited to a part of the devices")
+	for name, key := range map[string]string{"a token": made.Secret, "a person": s.signIn("lad", password)} {
+		f := func(method, path, body string) {
+			t.Helper()
+			s.same(name+": "+method+" "+path, s.as(key, method, path, body), 403, limited)
+		}
+		f("POST", "/api/people", fmt.Sprintf(`{"username": "more", "password": %q, "roles": ["admin"]}`, password))
+		f("PUT", "/api/people/2", `{"limit": null}`)
+		f("POST", "/api/people/1/password", `{"password": "another horse battery"}`)
+		f("DELETE", "/api/tokens/1", "")
+		f("GET", "/api/people", "")
+		f("GET", "/api/audit", "")
+		if res := s.as(key, "GET", "/api/devices", ""); res.Code != 200 {
+			t.Errorf("%s: %d %s", name, res.Code, res.Body)
+		}
+	}
+}

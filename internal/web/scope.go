@@ -38,8 +38,10 @@ func (sc scope) needWhole() error {
 	if sc.whole() {
 		return nil
 	}
-	return fleet.E(fleet.Forbidden, nil, "Insufficient permissions - your access is limited to a part of the devices")
+	return errLimited
 }
+
+var errLimited = fleet.E(fleet.Forbidden, nil, "Insufficient permissions - your access is limited to a part of the devices")
 
 func (sc scope) sees(d fleet.DeviceRef) bool { return sc.known && sc.who.May(d) }
 
