@@ -348,6 +348,15 @@ func (i *identity) exchangeRefresh(w http.ResponseWriter, r *http.Request, seale
 	if p, err = i.known(p); err != nil {
 		return access.Principal{}, err
 	}
+	if p.Kind == access.Person {
+		// What the person's API tokens may, too. While it cannot be stored the person
+		// goes on all the same.
+		if err := i.Accounts.Told(r.Context(), p, i.client(r)); fleet.KindOf(err) == fleet.Unauthenticated && err != nil {
+			return access.Principal{}, err
+		} else if err != nil {
+			i.log.WarnContext(r.Context(), "what the identity provider says of somebody could not be stored: their API tokens may what they could before", "subject", p.Subject, "err", err)
+		}
+	}
 	i.keepTokens(w, tokens, kept.Since)
 	i.renewed(p)
 	return p, nil
