@@ -595,3 +595,26 @@ func TestLimitedAdmin(t *testing.T) {
 		}
 	}
 }
+
+// Who tries to see a secret and may not is in the audit, too.
+func TestRefusedSecretIsRecorded(t *testing.T) {
+	s := newSite(t, func(o *web.Options) { o.Identity = atHome(t) })
+	root := s.signIn("root", password)
+	s.as(root, "POST", "/api/people", fmt.Sprintf(`{"username": "vic", "password": %q, "roles": ["viewer"]}`, password))
+	vic := s.signIn("vic", password)
+	if res := s.as(vic, "GET", "/api/devices/7/credentials", ""); res.Code != 403 {
+		t.Fatalf("%d %s", res.Code, res.Body)
+	}
+	s.as(vic, "GET", "/api/dead-letters", "") // what only shows something else is not
+	s.do("GET", "/api/devices/7/credentials", "")
+	var got struct {
+		Events []struct{ Name, Action, Target, Outcome string }
+	}
+	res := s.as(root, "GET", "/api/audit?action=secret.*", "")
+	if err := json.Unmarshal(res.Body.Bytes(), &got); err != nil || len(got.Events) != 1 {
+		t.Fatalf("%d %s", res.Code, res.Body)
+	}
+	if e := got.Events[0]; e.Name != "vic" || e.Action != "secret.read" || e.Target != "device/7" || e.Outcome != "forbidden" {
+		t.Errorf("%+v", e)
+	}
+}
