@@ -33,7 +33,7 @@ func (s *Service) Check(p Principal) (Principal, error) {
 			x = nil
 		}
 		return s.st.inSession(x, now)
-	case strings.HasPrefix(p.Session, tokenID):
+	case p.Kind == Token && strings.HasPrefix(p.Session, tokenID): // a provider's sid may look like one
 		id, err := strconv.ParseInt(strings.TrimPrefix(p.Session, tokenID), 10, 64)
 		if err != nil {
 			return Principal{}, Deny(Revoked, errNoToken)

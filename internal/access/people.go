@@ -377,8 +377,7 @@ func (s *Service) Entered(ctx context.Context, p Principal, client Client) error
 		default:
 			touch(&found.seen, c.now)
 			was := found.StoredPerson
-			if was.Name != record.Name || was.Email != record.Email || !slices.Equal(was.Roles, record.Roles) ||
-				!slices.Equal(was.Limit.Models, record.Limit.Models) || !slices.Equal(was.Limit.Tags, record.Limit.Tags) {
+			if !was.said(record) {
 				was.Name, was.Email, was.Roles, was.Limit = record.Name, record.Email, record.Roles, record.Limit
 				c.quiet = false // it is what their API tokens may
 				if err := c.updatePerson(was); err != nil {
@@ -400,6 +399,26 @@ func (s *Service) Entered(ctx context.Context, p Principal, client Client) error
 			ExpiresAt: c.now.Add(s.opts.SessionMax), EndsAt: c.now.Add(s.opts.SessionMax),
 		})
 	})
+}
+
+// said reports whether the provider has said the same of somebody before.
+func (p *StoredPerson) said(now StoredPerson) bool {
+	return p.Name == now.Name && p.Email == now.Email && slices.Equal(p.Roles, now.Roles) &&
+		slices.Equal(p.Limit.Models, now.Limit.Models) && slices.Equal(p.Limit.Tags, now.Limit.Tags)
+}
+
+// Told notes what a provider says in a new token of somebody who entered before:
+// their roles and limit are what their API tokens may. It asks no database if it is
+// what is known. Errors: those of Entered.
+func (s *Service) Told(ctx context.Context, p Principal, client Client) error {
+	s.mu.RLock()
+	found := s.st.subject(p.Subject)
+	news := found != nil && found.External && !found.said(externalPerson(p, s.now()))
+	s.mu.RUnlock()
+	if !news {
+		return nil
+	}
+	return s.Entered(ctx, p, client)
 }
 
 // externalPerson returns the account of somebody whom a provider knows.

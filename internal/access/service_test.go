@@ -899,11 +899,17 @@ func TestExternal(t *testing.T) {
 func TestStrangeNames(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
+	_, info, err := b.CreateTokenFor(ctx, b.person("root", access.RoleAdmin).ID, access.NewToken{Name: "ci", Roles: []string{"admin"}, Lifetime: time.Hour})
+	wantNil(t, err)
+	eve := access.Principal{Kind: access.Person, Subject: "eve", Session: fmt.Sprint("signalbox-token-", info.ID), Roles: []string{"viewer"}}
+	if got, err := b.Check(eve); err != nil || got.Subject != "eve" || got.Has(access.RoleEditor) { // not root's token
+		t.Errorf("got %+v, %v", got, err)
+	}
 	for i, name := range []string{strings.Repeat("n", 300), strings.Repeat("n", 301), "a\x00b", "a\xffb", "a�b"} {
 		now := b.clock.now()
 		p := access.Principal{Kind: access.Person, Subject: name, Session: name + "-sid", Roles: []string{"viewer"}, Issued: now}
 		wantNil(t, b.Entered(ctx, p, here))
-		if list, err := b.Accounts(ctx); err != nil || len(list) != i+1 {
+		if list, err := b.Accounts(ctx); err != nil || len(list) != i+2 { // and root
 			t.Errorf("%d accounts, %v", len(list), err)
 		}
 		if list := b.Sessions(name); len(list) != 1 {

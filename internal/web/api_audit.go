@@ -67,7 +67,7 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 		return p.faults
 	}
 	if format := auditFormat(r.Header.Get("Accept")); format != "" {
-		return s.exportEvents(w, format, a.Events(r.Context(), filter))
+		return s.exportEvents(w, r, format, a.Events(r.Context(), filter))
 	}
 	audited(r.Context()).silent = true
 	list := []eventBody{}
@@ -107,8 +107,9 @@ func auditFormat(accept string) string {
 	return ""
 }
 
-// exportEvents streams events, some at a time.
-func (s *Server) exportEvents(w http.ResponseWriter, format string, events iter.Seq2[access.Event, error]) error {
+// exportEvents streams events, some at a time, for as long as the one who asked may
+// see them.
+func (s *Server) exportEvents(w http.ResponseWriter, r *http.Request, format string, events iter.Seq2[access.Event, error]) error {
 	rc := http.NewResponseController(w)
 	var b bytes.Buffer
 	table := csv.NewWriter(&b)
@@ -152,6 +153,9 @@ func (s *Server) exportEvents(w http.ResponseWriter, format string, events iter.
 		}
 		if b.Len() < piece {
 			continue
+		}
+		if _, err := s.still(r, admin); err != nil {
+			return err
 		}
 		if open, err := send(); !open {
 			return err

@@ -463,6 +463,11 @@ func (s *Server) export(w http.ResponseWriter, r *http.Request, q logs.Query, fo
 	var told []logs.Lost // by the page before: a gap can be in several
 	for more := s.history != nil; more && left > 0; {
 		q.Limit = min(left, exportPage)
+		sc, err := s.still(r, viewer)
+		if err != nil {
+			return err
+		}
+		q.Devices = sc.within(q.Devices)
 		found, err := s.history.Read(ctx, q)
 		if err != nil {
 			return err

@@ -54,10 +54,11 @@ func (e *event) detail(name string, value any) {
 	e.details[name] = value
 }
 
-// The actions that are not one for one of a route.
+// Actions that more is to be said about than that they are those of a route.
 const (
 	actionRead   = "logs.read"
 	actionExport = "logs.export"
+	actionSecret = "secret.read"
 	loginFailed  = "login.failed"
 )
 
@@ -83,7 +84,7 @@ func (s *Server) begin(rt route, r *http.Request) *event {
 }
 
 // record writes the event of a request to the audit. What failed is recorded
-// where it would have changed something, and if it is known who tried: who is
+// where it would have changed something or shown a secret, and if it is known who tried: who is
 // nobody can make as many failures as they like. Wrong passwords are recorded as
 // well; how many of them there can be is limited where they are checked.
 func (s *Server) record(rt route, r *http.Request, who access.Principal, e *event, err error) {
@@ -95,7 +96,7 @@ func (s *Server) record(rt route, r *http.Request, who access.Principal, e *even
 		who = e.actor
 	}
 	if err != nil {
-		reads := rt.method == http.MethodGet && action != actionExport && action != loginFailed
+		reads := rt.method == http.MethodGet && action != actionExport && action != loginFailed && action != actionSecret
 		if reads || who.Subject == "" && rt.pattern != loginPath {
 			return
 		}

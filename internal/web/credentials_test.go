@@ -345,3 +345,25 @@ func TestPublicKey(t *testing.T) {
 	p.create(`{}`)
 	f(`{"public_key":null}`, 400)
 }
+
+// Where a device need not prove anything, a page of another site that has its own
+// name lead here must not read configs either.
+func TestIotConfigByAnotherName(t *testing.T) {
+	p := newPlant(t, func(o *web.Options) {
+		o.Identity = &web.Identity{Accounts: newAccounts(t), BaseURL: "http://example.com", Box: newBox(t)}
+	})
+	p.create(`{"psk": "hush"}`)
+	p.open = true
+	f := func(host string, status int) {
+		t.Helper()
+		r := httptest.NewRequestWithContext(t.Context(), "GET", "http://"+host+"/api/iot/config?device_key=aaaaaaaa", nil)
+		w := httptest.NewRecorder()
+		p.server.Handler().ServeHTTP(w, r)
+		if w.Code != status {
+			t.Errorf("%s: %d %s", host, w.Code, w.Body)
+		}
+	}
+	f("evil.example:3101", 403)
+	f("localhost:3101", 200)
+	f("example.com", 200)
+}

@@ -65,6 +65,9 @@ func (s *Server) identifyDevice(r *http.Request) (fleet.DeviceRef, error) {
 	if header != "" || s.devices.Open == nil || !s.devices.Open() {
 		return fleet.DeviceRef{}, access.Deny(access.Missing, nil)
 	}
+	if !s.identity.ownName(r.Host) { // see identify
+		return fleet.DeviceRef{}, errName
+	}
 	key := r.URL.Query().Get("device_key")
 	if key == "" {
 		return fleet.DeviceRef{}, fleet.E(fleet.Unauthenticated, nil, "Device authentication required")

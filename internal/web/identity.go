@@ -348,6 +348,15 @@ func (i *identity) exchangeRefresh(w http.ResponseWriter, r *http.Request, seale
 	if p, err = i.known(p); err != nil {
 		return access.Principal{}, err
 	}
+	if p.Kind == access.Person {
+		// What the person's API tokens may, too. While it cannot be stored the person
+		// goes on all the same.
+		if err := i.Accounts.Told(r.Context(), p, i.client(r)); fleet.KindOf(err) == fleet.Unauthenticated && err != nil {
+			return access.Principal{}, err
+		} else if err != nil {
+			i.log.WarnContext(r.Context(), "what the identity provider says of somebody could not be stored: their API tokens may what they could before", "subject", p.Subject, "err", err)
+		}
+	}
 	i.keepTokens(w, tokens, kept.Since)
 	i.renewed(p)
 	return p, nil
@@ -383,11 +392,15 @@ func (i *identity) keepSession(w http.ResponseWriter, secret string, p access.Pr
 // 6265, section 6.1).
 const longestCookie = 4096
 
+// longestAge is as long as browsers keep a cookie anyway (RFC 6265bis, section
+// 5.5). More, as a token may say, is beyond an int of 32 bits.
+const longestAge = 400 * 24 * time.Hour
+
 func (i *identity) setCookie(w http.ResponseWriter, name, value string, age time.Duration) {
 	if len(name)+len(value) > longestCookie {
 		i.log.Warn("a cookie is too long for browsers to keep: have the provider put less into its tokens", "cookie", name, "bytes", len(value))
 	}
-	http.SetCookie(w, i.cookie(name, value, max(1, int(age/time.Second))))
+	http.SetCookie(w, i.cookie(name, value, int(min(max(age, time.Second), longestAge)/time.Second)))
 }
 
 func (i *identity) cookie(name, value string, maxAge int) *http.Cookie {

@@ -703,3 +703,31 @@ func TestTokenOrder(t *testing.T) {
 		t.Errorf("basic: %q", got)
 	}
 }
+
+// What a provider takes from somebody their API tokens lose as well, with the
+// next token of their browser and not only when they log in again.
+func TestRefreshReachesTokens(t *testing.T) {
+	w := newWorld(t, nil)
+	w.login(w.browser, "ann")
+	res := w.with(w.cookies(w.browser), "GET", "/api/auth/self")
+	ann := access.Principal{Kind: access.Person, Subject: "ann", Roles: []string{"editor"}, Session: selfOf(t, res.Body.Bytes()).Session}
+	token, _, err := w.accounts.CreateToken(t.Context(), ann, access.NewToken{Name: "ci", Roles: []string{"editor"}, Lifetime: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := func(roles ...string) {
+		t.Helper()
+		if got := selfOf(t, w.as(token, "GET", "/api/auth/self", "").Body.Bytes()); !cmp.Equal(got.Roles, roles) {
+			t.Errorf("%v, want %v", got.Roles, roles)
+		}
+	}
+	f("editor")
+	w.idp.Put(oidctest.User{Subject: "ann", Name: "Ann", Email: "ann@example.com", Roles: []string{"viewer", "tag:lab"}})
+	if res := w.with(w.expired(w.browser, "ann"), "GET", "/api/devices"); res.Code != 200 {
+		t.Fatalf("%d %s", res.Code, res.Body)
+	}
+	f("viewer")
+	if p, err := w.accounts.APIToken(token); err != nil || !cmp.Equal(p.Limit.Tags, []string{"lab"}) {
+		t.Errorf("%+v %v", p, err)
+	}
+}

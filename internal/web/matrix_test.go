@@ -66,6 +66,7 @@ func (w *world) principals() (names []string, token map[string]func() string) {
 	}
 	add("ltd-viewer", person("liv", "viewer", "model:relay"))
 	add("ltd-editor", person("les", "editor", "tag:north"))
+	add("ltd-admin", person("lad", "admin", "tag:north"))
 	return names, token
 }
 

@@ -107,6 +107,15 @@ func (s *Server) serve(rt route) http.HandlerFunc {
 	}
 }
 
+// ownProof reports whether a request proves by itself who sends it, whatever page
+// had it sent. A bearer token no page can send without our leave (CORS), and none
+// that it does not know; everything else a browser may add by itself, also the
+// name and password of a proxy (RFC 7617). Where nobody need prove anything, a
+// token is no proof either.
+func (s *Server) ownProof(r *http.Request) bool {
+	return bearerToken(r) != "" && s.identity.mode() != modeOff
+}
+
 var errCrossOrigin = fleet.E(fleet.Forbidden, nil, "Cross-origin request refused")
 
 func (s *Server) run(rt route, w http.ResponseWriter, r *http.Request, what *event) (who access.Principal, err error) {
@@ -125,9 +134,7 @@ func (s *Server) run(rt route, w http.ResponseWriter, r *http.Request, what *eve
 	if s.draining.Load() {
 		return who, fleet.E(fleet.Unavailable, nil, "Signalbox is currently unavailable: shutting down")
 	}
-	// A header of its own no page of another site can send without our leave
-	// (CORS); everything else a browser may add by itself.
-	if r.Header.Get("Authorization") == "" && s.crossOrigin.Check(r) != nil {
+	if !s.ownProof(r) && s.crossOrigin.Check(r) != nil {
 		return who, errCrossOrigin
 	}
 	ctx := context.WithValue(r.Context(), eventKey{}, what)
@@ -168,6 +175,10 @@ func (n right) check(p access.Principal) error {
 	switch {
 	case p.Kind == access.Device || len(p.Roles) == 0:
 		return fleet.E(fleet.Forbidden, nil, "No recognized role -- access denied")
+	case n == admin && p.Has(role) && !p.Limit.None():
+		// People, tokens and the audit are of everything: who decides about them
+		// could give themselves what their limit takes away.
+		return errLimited
 	case !p.Has(role):
 		return fleet.E(fleet.Forbidden, nil, "Insufficient permissions - requires one of: %s", strings.Join(enough, ", "))
 	}

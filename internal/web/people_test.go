@@ -68,6 +68,15 @@ func TestWithoutLogin(t *testing.T) {
 	}
 	home.want("GET", "/api/devices", "", 200, `{"devices": [], "count": 0}`)
 
+	// Nor does a token let pages of other sites change anything: nobody looks at it,
+	// and one who may read (CORS_ORIGINS=*) may send any.
+	open := newSite(t, func(o *web.Options) {
+		o.Identity = &web.Identity{Accounts: accounts, BaseURL: "http://example.com", Box: newBox(t)}
+		o.CORSOrigins = []string{"*"}
+	})
+	evil := []string{"Origin", "https://evil.example", "Sec-Fetch-Site", "cross-site", "Authorization", "Bearer x"}
+	open.same("a page with a token", open.do("POST", "/api/device-models", `{"code": "evil", "name": "Evil"}`, evil...), 403, problemJSON(fleet.Forbidden, "Cross-origin request refused"))
+
 	// The first account ends that.
 	s.want("POST", "/api/auth/setup", `{"setup": "guess", "username": "root", "password": "correct horse battery"}`, 403, problemJSON(fleet.Forbidden, "The set-up link is not good, or not any more"))
 	setup := accounts.SetupSecret()
@@ -524,6 +533,8 @@ func TestCrossOrigin(t *testing.T) {
 			"an old browser":           {"Origin", "https://evil.example", "Cookie", cookie},
 			"a page of the same site":  {"Origin", "http://other.example.com", "Sec-Fetch-Site", "same-site", "Cookie", cookie},
 			"a form without a cookie":  {"Origin", "null", "Sec-Fetch-Site", "cross-site", "Content-Type", "text/plain"},
+			"a proxy's password":       {"Origin", "https://evil.example", "Sec-Fetch-Site", "cross-site", "Cookie", cookie, "Authorization", "Basic YTpi"},
+			"a token of nothing":       {"Origin", "https://evil.example", "Sec-Fetch-Site", "cross-site", "Cookie", cookie, "Authorization", "Bearer "},
 			"a header that hides that": {"Origin", "https://evil.example", "Sec-Fetch-Site", "cross-site", "Cookie", cookie, "X-Forwarded-Host", "evil.example"},
 		} {
 			w.same(name+": "+row[0]+" "+path, w.do(row[0], path, "{}", headers...), 403, refused)
@@ -551,4 +562,59 @@ func TestCrossOrigin(t *testing.T) {
 	// A logout by an image.
 	res := w.do("GET", "/api/auth/logout", "", "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "no-cors", "Cookie", cookie)
 	w.same("an image", res, 403, refused)
+}
+
+// Who is limited to a part of the devices cannot help themselves to the rest,
+// whatever their roles: neither by an account nor by a password of somebody who
+// is not limited. What they do in the audit would tell them of the rest as well.
+func TestLimitedAdmin(t *testing.T) {
+	s := newSite(t, func(o *web.Options) { o.Identity = atHome(t) })
+	root := s.signIn("root", password)
+	var made struct{ Secret string }
+	res := s.as(root, "POST", "/api/account/tokens", `{"name": "ci", "roles": ["admin"], "limit": {"models": ["relay"]}, "days": 1}`)
+	if err := json.Unmarshal(res.Body.Bytes(), &made); err != nil || res.Code != 201 {
+		t.Fatalf("%d %s", res.Code, res.Body)
+	}
+	if res := s.as(root, "POST", "/api/people", fmt.Sprintf(`{"username": "lad", "password": %q, "roles": ["admin"], "limit": {"tags": ["lab"]}}`, password)); res.Code != 201 {
+		t.Fatalf("%d %s", res.Code, res.Body)
+	}
+	limited := problemJSON(fleet.Forbidden, "Insufficient permissions - your access is limited to a part of the devices")
+	for name, key := range map[string]string{"a token": made.Secret, "a person": s.signIn("lad", password)} {
+		f := func(method, path, body string) {
+			t.Helper()
+			s.same(name+": "+method+" "+path, s.as(key, method, path, body), 403, limited)
+		}
+		f("POST", "/api/people", fmt.Sprintf(`{"username": "more", "password": %q, "roles": ["admin"]}`, password))
+		f("PUT", "/api/people/2", `{"limit": null}`)
+		f("POST", "/api/people/1/password", `{"password": "another horse battery"}`)
+		f("DELETE", "/api/tokens/1", "")
+		f("GET", "/api/people", "")
+		f("GET", "/api/audit", "")
+		if res := s.as(key, "GET", "/api/devices", ""); res.Code != 200 {
+			t.Errorf("%s: %d %s", name, res.Code, res.Body)
+		}
+	}
+}
+
+// Who tries to see a secret and may not is in the audit, too.
+func TestRefusedSecretIsRecorded(t *testing.T) {
+	s := newSite(t, func(o *web.Options) { o.Identity = atHome(t) })
+	root := s.signIn("root", password)
+	s.as(root, "POST", "/api/people", fmt.Sprintf(`{"username": "vic", "password": %q, "roles": ["viewer"]}`, password))
+	vic := s.signIn("vic", password)
+	if res := s.as(vic, "GET", "/api/devices/7/credentials", ""); res.Code != 403 {
+		t.Fatalf("%d %s", res.Code, res.Body)
+	}
+	s.as(vic, "GET", "/api/dead-letters", "") // what only shows something else is not
+	s.do("GET", "/api/devices/7/credentials", "")
+	var got struct {
+		Events []struct{ Name, Action, Target, Outcome string }
+	}
+	res := s.as(root, "GET", "/api/audit?action=secret.*", "")
+	if err := json.Unmarshal(res.Body.Bytes(), &got); err != nil || len(got.Events) != 1 {
+		t.Fatalf("%d %s", res.Code, res.Body)
+	}
+	if e := got.Events[0]; e.Name != "vic" || e.Action != "secret.read" || e.Target != "device/7" || e.Outcome != "forbidden" {
+		t.Errorf("%+v", e)
+	}
 }

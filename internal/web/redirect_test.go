@@ -1,6 +1,7 @@
 package web
 
 import (
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -111,6 +112,22 @@ func TestExpiryOf(t *testing.T) {
 	f("a.eyJleHAiOjB9.c", 0)
 	f("a.eyJleHAiOjFlMzAwfQ.c", 0)
 	f("a.e30.c", 0)
+}
+
+func TestCookieAge(t *testing.T) {
+	i := newIdentity(nil, nil, nil)
+	f := func(age time.Duration, want int) {
+		t.Helper()
+		w := httptest.NewRecorder()
+		i.setCookie(w, "x", "y", age)
+		if got := w.Result().Cookies()[0].MaxAge; got != want {
+			t.Errorf("%v: %d", age, got)
+		}
+	}
+	f(90*time.Second, 90)
+	f(-time.Hour, 1)
+	f(0, 1)
+	f(math.MaxInt64, 400*24*3600)
 }
 
 func TestReadsAreCoalesced(t *testing.T) {

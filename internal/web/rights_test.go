@@ -373,3 +373,33 @@ func TestExpelDropsWhatWaits(t *testing.T) {
 	e.streams.Outboxes()[0].Finish(sse.Control("last", "words"), sse.End())
 	f.want("last words", "end")
 }
+
+// A provider says in each new token what somebody may by now: their streams go on
+// with that, and not with what the token said that they were opened with.
+func TestStreamsFollowNewTokens(t *testing.T) {
+	e := newEstate(t)
+	ann := access.Principal{Kind: access.Person, Subject: "ann", Roles: []string{"viewer"}, Session: "s1", Expires: time.Now().Add(time.Hour)}
+	e.who["ann"] = ann
+	other := ann
+	other.Session = "s2"
+	e.who["ann elsewhere"] = other
+	server := e.serve()
+	here, there := follow(t, server, "ann", "here"), follow(t, server, "ann elsewhere", "there")
+	here.want("ready")
+	there.want("ready")
+	if w := e.do("ann", "POST", "/api/device-logs/subscribe", `{"request_id": "here", "device_id": 1}`); w.Code != 200 {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	ann.Expires = ann.Expires.Add(time.Minute)
+	ann.Limit = access.Limit{Tags: []string{"lab"}}
+	e.streams.Extend(ann)
+	here.want(`{"type":"subscription-ended","payload":{"device_entity_id":"shared","device_id":1,"reason":"forbidden"}}`)
+	if w := e.do("ann", "POST", "/api/device-logs/subscribe", `{"request_id": "here", "device_id": 1}`); w.Code != 404 {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	ann.Roles = nil
+	e.streams.Extend(ann)
+	here.want(`{"type":"session-ended","payload":{"reason":"revoked"}}`, "end")
+	e.connections.Broadcast(sse.Control("still", "here"))
+	there.want("still here") // another session has a token of its own
+}

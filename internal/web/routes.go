@@ -91,7 +91,7 @@ func (s *Server) routes() []route {
 
 		{"GET", "/api/devices/{id}/keycloak-status", viewer, "get_keycloak_status", "", s.showClient},
 		{"POST", "/api/devices/{id}/keycloak-sync", editor, "sync_keycloak_client", "device.sync", s.syncClient},
-		{"GET", "/api/devices/{id}/credentials", editor, "get_device_credentials", "secret.read", s.showCredentials},
+		{"GET", "/api/devices/{id}/credentials", editor, "get_device_credentials", actionSecret, s.showCredentials},
 		{"PUT", "/api/devices/{id}/public-key", editor, "set_device_public_key", "device.key", s.setPublicKey},
 		{"POST", "/api/devices/{id}/revoke", editor, "revoke_device", "device.revoke", s.revokeDevice},
 		{"POST", "/api/devices/{id}/restore", editor, "restore_device", "device.restore", s.restoreDevice},

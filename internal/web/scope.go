@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"signalbox/internal/access"
 	"signalbox/internal/fleet"
@@ -28,6 +29,41 @@ func (s *Server) scope(r *http.Request) scope {
 	return sc
 }
 
+// still returns the scope of a request as it is by now, for an answer that takes
+// its time, or why the right to it is over. When the proof that came with the
+// request ends is not looked at: a browser gets another one meanwhile.
+func (s *Server) still(r *http.Request, n right) (scope, error) {
+	sc := s.scope(r)
+	if !sc.known || s.identity.Accounts == nil {
+		return sc, nil
+	}
+	p := sc.who
+	p.Expires = time.Time{}
+	p, err := s.identity.check(p)
+	if err != nil {
+		return scope{}, err
+	}
+	sc.who = p
+	return sc, n.check(p)
+}
+
+// within returns those of the keys that are of devices in the scope; nil is all.
+func (sc scope) within(keys []string) []string {
+	switch {
+	case sc.whole():
+		return keys
+	case keys == nil:
+		return sc.keys()
+	}
+	in := []string{}
+	for _, key := range keys {
+		if d, ok := sc.directory.ByKey(key); ok && sc.sees(d) {
+			in = append(in, key)
+		}
+	}
+	return in
+}
+
 // whole reports whether it is the whole fleet, with what is left of devices
 // that were deleted.
 func (sc scope) whole() bool { return sc.known && sc.who.Limit.None() }
@@ -38,8 +74,10 @@ func (sc scope) needWhole() error {
 	if sc.whole() {
 		return nil
 	}
-	return fleet.E(fleet.Forbidden, nil, "Insufficient permissions - your access is limited to a part of the devices")
+	return errLimited
 }
+
+var errLimited = fleet.E(fleet.Forbidden, nil, "Insufficient permissions - your access is limited to a part of the devices")
 
 func (sc scope) sees(d fleet.DeviceRef) bool { return sc.known && sc.who.May(d) }
 

@@ -167,6 +167,7 @@ type eventStream struct {
 	slot    int // see heartbeatSlots
 
 	mu      sync.Mutex
+	who     access.Principal // who opened it, with the rights of by now
 	started bool
 	waiting bool      // frames were queued before the stream started
 	over    bool      // nothing is written any more
@@ -183,7 +184,7 @@ type eventStream struct {
 
 // serve is the handler of the stream route.
 func (s *Streams) serve(w http.ResponseWriter, r *http.Request, who access.Principal) error {
-	st := &eventStream{streams: s}
+	st := &eventStream{streams: s, who: who}
 	st.out = sse.NewOutbox(s.opts.Buffer, st.wake)
 	st.out.OfferControl(sse.Retry(reconnect))
 	last := r.Header.Get("Last-Event-ID")
@@ -192,7 +193,7 @@ func (s *Streams) serve(w http.ResponseWriter, r *http.Request, who access.Princ
 	}
 	conn, err := s.opts.Registry.Connect(stream.Request{
 		ID: r.URL.Query().Get("request_id"), Subject: who.Subject, LastEventID: last, Out: st.out, End: st.end,
-		Cut: st.expel, Check: s.checkOf(who),
+		Cut: st.expel, Check: s.checkOf(st.principal),
 	})
 	if err != nil {
 		return s.refuse(w, err)
@@ -228,6 +229,12 @@ func (s *Streams) serve(w http.ResponseWriter, r *http.Request, who access.Princ
 	}
 	st.serveHandler(w, r)
 	return nil
+}
+
+func (st *eventStream) principal() access.Principal {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.who
 }
 
 // refuse answers a stream that was not opened. What the client cannot mend by

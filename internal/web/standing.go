@@ -1,6 +1,7 @@
 package web
 
 import (
+	"slices"
 	"time"
 
 	"signalbox/internal/access"
@@ -8,10 +9,10 @@ import (
 	"signalbox/internal/stream"
 )
 
-// checkOf returns what tells the registry how the one who opened a stream stands.
-func (s *Streams) checkOf(who access.Principal) func(time.Time) (stream.Standing, error) {
+// checkOf returns what tells the registry how the one behind a stream stands.
+func (s *Streams) checkOf(who func() access.Principal) func(time.Time) (stream.Standing, error) {
 	return func(extended time.Time) (stream.Standing, error) {
-		p := who
+		p := who()
 		if !p.Expires.IsZero() && extended.After(p.Expires) {
 			p.Expires = extended
 		}
@@ -64,11 +65,36 @@ func sessionOf(p access.Principal) string {
 }
 
 // Extend lets the streams of a principal's session go on until its Expires: for
-// when its session was renewed, or its token replaced by a new one.
+// when its session was renewed, or its token replaced by a new one. They go on
+// with the roles and the limit that it has now.
 func (s *Streams) Extend(p access.Principal) {
-	if !p.Expires.IsZero() {
-		s.opts.Registry.Extend(sessionOf(p), p.Expires)
+	if p.Expires.IsZero() {
+		return
 	}
+	if s.grant(p) {
+		s.opts.Registry.RecheckSoon()
+	}
+	s.opts.Registry.Extend(sessionOf(p), p.Expires)
+}
+
+// grant gives the streams of a principal's session its roles and limit, and
+// reports whether those of any were others. A provider says them in each token: a
+// stream would otherwise keep what its first token said for as long as it is open.
+func (s *Streams) grant(p access.Principal) (news bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for st := range s.open {
+		st.mu.Lock()
+		if w := &st.who; w.Kind == p.Kind && w.Subject == p.Subject && sessionOf(*w) == sessionOf(p) && !sameRights(*w, p) {
+			w.Roles, w.Limit, news = p.Roles, p.Limit, true
+		}
+		st.mu.Unlock()
+	}
+	return news
+}
+
+func sameRights(a, b access.Principal) bool {
+	return slices.Equal(a.Roles, b.Roles) && slices.Equal(a.Limit.Models, b.Limit.Models) && slices.Equal(a.Limit.Tags, b.Limit.Tags) && a.Limit.Also == b.Limit.Also
 }
 
 // LogOut ends the streams of a principal's session, which are told that it was

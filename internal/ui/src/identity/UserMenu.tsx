@@ -7,7 +7,7 @@ import { useToast } from "../parts/toast";
 import { useSession } from "./index";
 import { LoginHelp } from "./LoginHelp";
 import { askToLogOut } from "./logout";
-import { limitWords, mainRole, may } from "./roles";
+import { decides, limitWords, mainRole } from "./roles";
 
 /** Who is logged in, and what there is for them: their account, what an admin decides, and the way out. */
 export function UserMenu() {
@@ -43,7 +43,7 @@ export function UserMenu() {
   if (self === null) return null;
   const off = mode?.mode === "off";
   const name = self.name || self.email || self.subject;
-  const admin = may(self, "admin");
+  const admin = decides(self);
   const role = mainRole(self.roles);
   return (
     <div className="user-menu" ref={root}>

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { limitWords, mainRole, may, ownRoles, readNames } from "./roles";
+import { decides, limitWords, mainRole, may, ownRoles, readNames } from "./roles";
 
 test.each([
   [[], { viewer: false, editor: false, admin: false, pipeline: false }],
@@ -14,6 +14,13 @@ test.each([
 });
 
 test("nobody may nothing", () => expect(may(null, "viewer")).toBe(false));
+
+test("an admin decides, unless limited to a part of the devices", () => {
+  expect(decides({ roles: ["admin"], limit: null })).toBe(true);
+  expect(decides({ roles: ["admin"], limit: { models: [], tags: ["lab"] } })).toBe(false);
+  expect(decides({ roles: ["editor"], limit: null })).toBe(false);
+  expect(decides(null)).toBe(false);
+});
 
 test("roles that can be handed on are those that somebody has, and what those hold", () => {
   expect(ownRoles({ roles: ["editor"] })).toEqual(["viewer", "editor"]);

@@ -21,6 +21,11 @@ export function may(who: { roles: readonly string[] } | null, role: Role): boole
   return role !== "admin" && may(who, "admin");
 }
 
+/** Whether somebody decides about people, tokens and the audit: these are of everything, so that a limited admin does not. */
+export function decides(who: { roles: readonly string[]; limit: Limit | null } | null): boolean {
+  return who !== null && who.limit === null && may(who, "admin");
+}
+
 /** The roles that somebody can hand on to an API token. */
 export function ownRoles(who: { roles: readonly string[] }): Role[] {
   return roles.filter((r) => may(who, r));

@@ -15,8 +15,9 @@ import {
   targetAddress,
   writeAuditFilter,
 } from "../identity/audit";
-import { useMay } from "../identity/index";
+import { useSession } from "../identity/index";
 import { NotAllowed } from "../identity/NotAllowed";
+import { decides } from "../identity/roles";
 import { fileName, gather, save } from "../logs/export";
 import { fromLocal, toLocal } from "../logs/times";
 import { explain } from "../parts/explain";
@@ -30,7 +31,7 @@ import "../identity/identity.css";
 
 /** Who did what. For admins. */
 export default function AuditPage() {
-  const admin = useMay("admin");
+  const admin = decides(useSession().self);
   return admin ? <Audit /> : <NotAllowed title="Audit" needs="admin" />;
 }
 

@@ -2,11 +2,11 @@ import { useQuery } from "@tanstack/react-query";
 import { useRef, useState } from "react";
 import { allTokensQuery, peopleQuery } from "../api/people";
 import type { PersonInfo } from "../api/types";
-import { useMay, useSession } from "../identity/index";
+import { useSession } from "../identity/index";
 import { LoginHelp } from "../identity/LoginHelp";
 import { NotAllowed } from "../identity/NotAllowed";
 import { NewPerson, PersonDialog } from "../identity/PersonDialog";
-import { limitWords } from "../identity/roles";
+import { decides, limitWords } from "../identity/roles";
 import { TokenList } from "../identity/TokenList";
 import { useKeys } from "../parts/keys";
 import { Problem } from "../parts/Problem";
@@ -18,7 +18,7 @@ import "../identity/identity.css";
 
 /** Who may come here, and what they may. For admins. */
 export default function PeoplePage() {
-  const admin = useMay("admin");
+  const admin = decides(useSession().self);
   return admin ? <People /> : <NotAllowed title="People" needs="admin" />;
 }
 

@@ -2,7 +2,7 @@ import type { ReactNode } from "react";
 import { Link, useLocation } from "wouter";
 import { InsecureBar } from "../identity/InsecureBar";
 import { useSession } from "../identity/index";
-import { may } from "../identity/roles";
+import { decides } from "../identity/roles";
 import { UserMenu } from "../identity/UserMenu";
 import "../identity/identity.css";
 import { HelpButton } from "./keys";
@@ -29,7 +29,7 @@ const places: Place[] = [
 /** The bar at the top, and the page below it. */
 export function Shell({ children }: { children: ReactNode }) {
   const [path] = useLocation();
-  const admin = may(useSession().self, "admin");
+  const admin = decides(useSession().self);
   return (
     <div className="shell">
       <header className="bar">
