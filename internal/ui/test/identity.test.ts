@@ -343,6 +343,21 @@ area("people", {}, (w) => {
     }
   });
 
+  test("who sees a part of the fleet gets no figures of the whole", async () => {
+    await people(w);
+    const { id } = await person(w, "vera");
+    await w.server.api(`/api/people/${id}`, { method: "PUT", body: { limit: { models: [], tags: ["lab"] } } });
+    try {
+      const v = await enter(w, "/", "vera");
+      await v.page.getByRole("link", { name: "Models" }).waitFor();
+      expect(await v.page.getByRole("link", { name: "Overview" }).count()).toBe(0);
+      await v.page.goto(`${w.server.base}/overview`);
+      await v.page.getByRole("heading", { name: "This page is of the whole fleet" }).waitFor();
+    } finally {
+      await w.server.api(`/api/people/${id}`, { method: "PUT", body: { limit: null } });
+    }
+  });
+
   test("another person who logs in gets a page of their own", async () => {
     await people(w);
     const v = await enter(w, "/people", "root");
