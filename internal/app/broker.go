@@ -168,9 +168,11 @@ type brokerGuard struct {
 	every   time.Duration // brokerSweep
 	gone    chan struct{} // has room for one: names has something
 
-	mu     sync.Mutex
-	names  []string       // client ids whose right ended
-	closed map[string]int // how many connections were closed for them, since the last sweep
+	mu    sync.Mutex
+	names []string // client ids whose right ended
+
+	closing sync.Mutex     // held while connections are closed and counted
+	closed  map[string]int // how many Run closed for a client id, since the last sweep
 }
 
 // brokerSweep is how often every connection is looked at, for the sake of what
@@ -214,16 +216,16 @@ func (g *brokerGuard) Run(ctx context.Context) error {
 			g.names = nil
 			g.mu.Unlock()
 			for _, clientID := range names {
+				g.closing.Lock()
 				if n := g.close(clientID); n > 0 {
-					g.mu.Lock()
 					g.closed[clientID] += n
-					g.mu.Unlock()
 				}
+				g.closing.Unlock()
 			}
 		case <-tick.C:
-			g.mu.Lock()
+			g.closing.Lock()
 			clear(g.closed) // who wanted to know has asked by now
-			g.mu.Unlock()
+			g.closing.Unlock()
 			g.sweep(ctx)
 		}
 	}
@@ -257,10 +259,9 @@ func (g *brokerGuard) close(clientID string) int {
 // connections that were, with those that Run closed just before, when it heard
 // of the same.
 func (g *brokerGuard) CloseSessions(_ context.Context, d fleet.DeviceRef) (int, error) {
-	n := g.close(d.ClientID)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	n += g.closed[d.ClientID]
+	g.closing.Lock()
+	defer g.closing.Unlock()
+	n := g.close(d.ClientID) + g.closed[d.ClientID]
 	delete(g.closed, d.ClientID)
 	return n, nil
 }
