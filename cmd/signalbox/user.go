@@ -337,6 +337,12 @@ func (c *tokenAdd) Run(ctx context.Context, command *kong.Context, term terminal
 		if err := p.record(ctx, "token.create", target, c.Name, err); err != nil {
 			return err
 		}
+		// A server that runs looks at the database four times a second: a script
+		// that uses the token at once must not come too early.
+		select {
+		case <-ctx.Done():
+		case <-time.After(500 * time.Millisecond):
+		}
 		fmt.Fprintf(term.err, "Token %d is good until %s. This is its secret, which is not shown again:\n", t.ID, when(&t.ExpiresAt))
 		_, err = fmt.Fprintln(term.out, secret)
 		return err

@@ -116,7 +116,8 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	options := nats.ServerOptions{
 		Dir: filepath.Join(cfg.DataDir, "nats"), MQTTListen: cfg.MQTTListen, Sync: time.Duration(cfg.JournalSync), Log: log, Registerer: a.metrics,
 	}
-	if err := a.openBroker(&options, brokerRights{verify: credentials.Verify, secret: a.deviceSecret, identify: devices.Identify}, credentials.Open()); err != nil {
+	rights := brokerRights{verify: credentials.Verify, secret: a.deviceSecret, identify: devices.Identify}
+	if credentials.Broker, err = a.openBroker(&options, rights, credentials.Open()); err != nil {
 		return nil, err
 	}
 	server, err := nats.StartServer(options)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"signalbox/internal/fleet"
 	"signalbox/internal/nats"
 	"signalbox/internal/registry"
+	"signalbox/internal/web"
 )
 
 // brokerRights is what the rights of a device on the embedded broker are made
@@ -34,22 +37,30 @@ type brokerRights struct {
 	expiring bool   // a connection ends with the token it was opened with
 }
 
-// openBroker sets how the embedded broker listens and who is let in. open says
-// that people need no login.
-func (a *app) openBroker(o *nats.ServerOptions, r brokerRights, open bool) error {
+// openBroker sets how the embedded broker listens and who is let in, and returns
+// that for those who show it; nil is no broker. open says that people need no
+// login.
+func (a *app) openBroker(o *nats.ServerOptions, r brokerRights, open bool) (*web.Broker, error) {
 	if a.cfg.MQTTListen == "" {
-		return nil
+		return nil, nil
 	}
-	var err error
+	_, text, err := net.SplitHostPort(a.cfg.MQTTListen)
+	if err != nil {
+		return nil, err
+	}
+	port, err := strconv.Atoi(text)
+	if err != nil {
+		return nil, err
+	}
 	if o.MQTTTLS, err = brokerTLS(&a.cfg); err != nil {
-		return err
+		return nil, err
 	}
 	auth := brokerAuth(&a.cfg, open)
 	r.topic, r.shared, r.expiring = a.cfg.LogsinkTopic, sharedLogTopic(&a.cfg, auth), a.cfg.MQTTDisconnectOnExpiry
 	switch {
 	case auth == "off":
 	case auth == "secret" && r.secret == nil:
-		return errors.New("MQTT_AUTH: secret is for the built-in issuer of devices' credentials; with another one only token is possible")
+		return nil, errors.New("MQTT_AUTH: secret is for the built-in issuer of devices' credentials; with another one only token is possible")
 	case auth == "token":
 		r.secret = nil
 		fallthrough
@@ -60,7 +71,7 @@ func (a *app) openBroker(o *nats.ServerOptions, r brokerRights, open bool) error
 		a.log.Warn("devices' credentials travel unencrypted to the MQTT broker; set MQTT_TLS_CERT and MQTT_TLS_KEY", "address", a.cfg.MQTTListen)
 	}
 	a.log.Info("who may use the MQTT broker", "auth", auth, "shared_log_topic", r.shared, "tls", o.MQTTTLS != nil)
-	return nil
+	return &web.Broker{Auth: auth, Port: port, TLS: o.MQTTTLS != nil, Topic: r.topic, SharedTopic: r.shared}, nil
 }
 
 // The topics of devices besides those of the log (docs/OPERATIONS.md).
@@ -159,6 +170,9 @@ type brokerGuard struct {
 
 	mu    sync.Mutex
 	names []string // client ids whose right ended
+
+	closing sync.Mutex     // held while connections are closed and counted
+	closed  map[string]int // how many Run closed for a client id, since the last sweep
 }
 
 // brokerSweep is how often every connection is looked at, for the sake of what
@@ -168,7 +182,7 @@ const brokerSweep = 10 * time.Second
 // newBrokerGuard returns a guard that hears of every change of a device from
 // now on. Run must run.
 func newBrokerGuard(server *nats.Server, devices *registry.Service, log *slog.Logger) *brokerGuard {
-	g := &brokerGuard{server: server, devices: devices, log: log, every: brokerSweep, gone: make(chan struct{}, 1)}
+	g := &brokerGuard{server: server, devices: devices, log: log, every: brokerSweep, gone: make(chan struct{}, 1), closed: make(map[string]int)}
 	devices.Observe(func(_ context.Context, ch registry.Change) {
 		if ch.Kind == registry.Deleted || ch.Kind == registry.Updated && (ch.After.Revoked || ch.After.ClientID != ch.Before.ClientID) {
 			g.end(ch.Before.ClientID)
@@ -202,9 +216,16 @@ func (g *brokerGuard) Run(ctx context.Context) error {
 			g.names = nil
 			g.mu.Unlock()
 			for _, clientID := range names {
-				g.close(clientID)
+				g.closing.Lock()
+				if n := g.close(clientID); n > 0 {
+					g.closed[clientID] += n
+				}
+				g.closing.Unlock()
 			}
 		case <-tick.C:
+			g.closing.Lock()
+			clear(g.closed) // who wanted to know has asked by now
+			g.closing.Unlock()
 			g.sweep(ctx)
 		}
 	}
@@ -235,7 +256,12 @@ func (g *brokerGuard) close(clientID string) int {
 }
 
 // CloseSessions closes what the device has open, and returns how many
-// connections that were.
+// connections that were, with those that Run closed just before, when it heard
+// of the same.
 func (g *brokerGuard) CloseSessions(_ context.Context, d fleet.DeviceRef) (int, error) {
-	return g.close(d.ClientID), nil
+	g.closing.Lock()
+	defer g.closing.Unlock()
+	n := g.close(d.ClientID) + g.closed[d.ClientID]
+	delete(g.closed, d.ClientID)
+	return n, nil
 }

@@ -45,6 +45,7 @@ type town struct {
 	addr    string // of the broker
 	ca      *x509.CertPool
 	metrics *prometheus.Registry
+	guard   *brokerGuard
 	lines   chan logs.Message
 }
 
@@ -101,6 +102,7 @@ func newTown(t *testing.T, life time.Duration, change func(*town, *brokerRights)
 	t.Cleanup(func() { _ = source.Close() })
 	guard := newBrokerGuard(server, w.devices, quiet())
 	guard.every = sweep
+	w.guard = guard
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 3)
 	go func() { ended <- guard.Run(ctx) }()
@@ -252,6 +254,11 @@ func TestBrokerToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.isLost(lost, busySecond)
+	for _, want := range []int{1, 0} { // who asks how many were closed hears of those that the guard was quicker with, once
+		if n, err := w.guard.CloseSessions(t.Context(), fleet.DeviceRef{ClientID: a.ClientID()}); err != nil || n != want {
+			t.Errorf("%d sessions closed, %v; want %d", n, err, want)
+		}
+	}
 	w.out(a.ClientID(), tokenA, a.ClientID(), "revoked")
 
 	// And one that is deleted.

@@ -243,7 +243,7 @@ func (s *Server) setup(w http.ResponseWriter, r *http.Request) error {
 	}
 	e := audited(r.Context())
 	e.by(p)
-	e.about("person", p.Subject, n.Username)
+	e.about("person", strings.TrimPrefix(p.Subject, "local:"), n.Username) // by its id, as elsewhere
 	i.keepSession(w, key, p)
 	s.writeSelf(w, r, p)
 	return nil

@@ -30,6 +30,9 @@ type Devices struct {
 	// many sessions that were. Nil: nobody knows of any.
 	CloseSessions func(context.Context, fleet.DeviceRef) (int, error)
 
+	// Broker is the built-in MQTT broker. Nil: it is off.
+	Broker *Broker
+
 	TokenURL string // where devices get their tokens; "" if unknown, as what follows
 	BaseURL  string // of the API, for devices
 	MQTTURL  string // of the broker, for devices

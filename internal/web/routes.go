@@ -111,6 +111,7 @@ func (s *Server) routes() []route {
 		{"GET", "/api/fleet", viewer, "", "", s.showFleet},
 		{"GET", "/api/fleet/series", viewer, "", "", s.showSeries},
 		{"GET", "/api/overview", viewer, "", "", s.showOverview},
+		{"GET", "/api/broker", viewer, "", "", s.showBroker},
 
 		{"GET", "/health/healthz", probe, "", "", s.healthz},
 		{"GET", "/health/readyz", probe, "", "", s.readyz},

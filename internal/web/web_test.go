@@ -442,6 +442,16 @@ func TestPage(t *testing.T) {
 	s.want("GET", "/api/devices", "", 401, problemJSON(fleet.Unauthenticated, "No valid token provided"))
 }
 
+func TestBroker(t *testing.T) {
+	newSite(t, nil).want("GET", "/api/broker", "", 200, `{"broker": null}`)
+	s := newSite(t, func(o *web.Options) {
+		o.Devices.TokenURL = "http://here/oauth/token"
+		o.Devices.Broker = &web.Broker{Auth: "token", Port: 8883, TLS: true, Topic: "iotsupport/logsink"}
+	})
+	s.want("GET", "/api/broker", "", 200, `{"broker": {"auth": "token", "port": 8883, "tls": true, "topic": "iotsupport/logsink",
+		"shared_topic": false, "token_url": "http://here/oauth/token"}}`)
+}
+
 func TestOverview(t *testing.T) {
 	newSite(t, nil).want("GET", "/api/overview", "", 200, `{"step": 10, "start": 0, "series": []}`)
 

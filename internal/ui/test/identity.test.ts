@@ -1,7 +1,8 @@
+import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import type { AuditPage, PersonInfo, Self, TokenInfo } from "../src/api/types";
-import { area, type View, type World } from "./harness";
+import { area, patience, type View, type World } from "./harness";
 import { shows, walkUp } from "./log";
 
 const passwords = {
@@ -150,6 +151,32 @@ area("a server that anybody can reach", { settings: { HOST: "0.0.0.0", ALLOW_INS
     await v.page.getByText("Anybody who can reach this address").waitFor();
   });
 });
+
+for (const auth of ["token", "secret"] as const) {
+  area(`a broker that wants a ${auth}`, { settings: { MQTT_AUTH: auth } }, (w) => {
+    test("is reached by the commands that the page shows", async () => {
+      await people(w);
+      const fleet = await enter(w, "/", "ed");
+      await fleet.page.getByText(`--login ${auth}`).waitFor();
+      await fleet.page.getByText("the page of the device, once it is made, says with which command").waitFor();
+      await look(fleet, `welcome-${auth}`);
+      const d = await w.server.device("kitchen", "Kitchen");
+      const v = await w.open(`/devices/${d.id}`, { beside: fleet, allow: refused });
+      await v.page.getByText("First get the secret").waitFor();
+      await look(v, `first-line-${auth}`);
+      const commands = await v.page.locator(".empty .copy code").allTextContents();
+      expect(commands.length).toBe(2);
+      const TOKEN = w.server.credentials.Authorization?.split(" ")[1];
+      execFileSync("bash", ["-ec", commands.join("\n")], { env: { ...process.env, TOKEN }, timeout: patience });
+      await shows(v, "hello");
+
+      const other = await w.server.device("hall", "Hall");
+      const viewer = await enter(w, `/devices/${other.id}`, "vera");
+      await viewer.page.getByText("An editor can give you the secret").waitFor();
+      expect(await viewer.page.locator(".empty .copy code").count()).toBe(1);
+    });
+  });
+}
 
 area("people", {}, (w) => {
   let n = 0;
@@ -311,6 +338,21 @@ area("people", {}, (w) => {
       expect(await both.page.getByText(`second ${taken.id}`, { exact: true }).count()).toBe(0);
       expect(await both.page.getByText("New lines are not shown").count()).toBe(0);
       await look(both, "taken");
+    } finally {
+      await w.server.api(`/api/people/${id}`, { method: "PUT", body: { limit: null } });
+    }
+  });
+
+  test("who sees a part of the fleet gets no figures of the whole", async () => {
+    await people(w);
+    const { id } = await person(w, "vera");
+    await w.server.api(`/api/people/${id}`, { method: "PUT", body: { limit: { models: [], tags: ["lab"] } } });
+    try {
+      const v = await enter(w, "/", "vera");
+      await v.page.getByRole("link", { name: "Models" }).waitFor();
+      expect(await v.page.getByRole("link", { name: "Overview" }).count()).toBe(0);
+      await v.page.goto(`${w.server.base}/overview`);
+      await v.page.getByRole("heading", { name: "This page is of the whole fleet" }).waitFor();
     } finally {
       await w.server.api(`/api/people/${id}`, { method: "PUT", body: { limit: null } });
     }

@@ -2,7 +2,7 @@
 
 import { type QueryClient, queryOptions } from "@tanstack/react-query";
 import { request } from "./client";
-import type { Device, DeviceSummary, Model, ModelSummary } from "./types";
+import type { Broker, Device, DeviceSummary, Model, ModelSummary } from "./types";
 
 /** Every device, by its key. */
 export const devicesQuery = queryOptions({
@@ -30,6 +30,12 @@ export const modelQuery = (id: number) =>
     queryKey: ["model", id],
     queryFn: ({ signal }) => request<Model>(`/api/device-models/${id}`, { signal }),
   });
+
+/** How devices reach the built-in broker; null where it is off. It stays so as long as the program runs. */
+export const brokerQuery = queryOptions({
+  queryKey: ["broker"],
+  queryFn: async ({ signal }) => (await request<{ broker: Broker | null }>("/api/broker", { signal })).broker,
+});
 
 /** Puts a device, as a write answered it, in the place of what was known; lists are asked for again. */
 export function deviceWritten(queries: QueryClient, device: Device): void {

@@ -138,6 +138,20 @@ export interface FleetSeries {
   series: { device_id: number; lines: number[]; errors: number[] }[];
 }
 
+/** The built-in MQTT broker: `GET /api/broker` */
+export interface Broker {
+  /** What a device needs there: nothing, an access token, or its secret or a token. */
+  auth: "off" | "token" | "secret";
+  port: number;
+  tls: boolean;
+  /** Of the log. */
+  topic: string;
+  /** A device may publish to `topic` itself, and not only below it. */
+  shared_topic: boolean;
+  /** Where it gets its tokens. */
+  token_url: string;
+}
+
 /** `GET /api/overview?since=…` */
 export interface Overview {
   step: number;

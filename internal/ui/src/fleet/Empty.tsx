@@ -1,28 +1,41 @@
+import { useQuery } from "@tanstack/react-query";
 import { useSyncExternalStore } from "react";
 import { Link } from "wouter";
-import type { ModelSummary } from "../api/types";
+import { brokerQuery } from "../api/devices";
+import type { Broker, ModelSummary } from "../api/types";
 import { useSession } from "../identity/index";
 import { limitWords, may } from "../identity/roles";
+import { FirstLineCommands } from "../logs/FirstLine";
+import { publish } from "../logs/publish";
 import { Copy } from "../parts/Copy";
 import type { FleetRow } from "./rows";
 import { fleetStore } from "./store";
-
-/** The command by which a line comes from a device, to the topic that the server listens to unless it is told otherwise. */
-function publish(entity: string): string {
-  const message = JSON.stringify({ entity_id: entity, message: "I (1234) main: hello" }).replaceAll("'", "'\\''");
-  return `mosquitto_pub -h ${location.hostname} -q 1 -t iotsupport/logsink -m '${message}'`;
-}
 
 /** The command that makes something; where people log in it needs an API token. */
 function post(path: string, body: unknown, token: boolean): string {
   return `curl ${location.origin}${path}${token ? ' -H "Authorization: Bearer $TOKEN"' : ""} -H 'Content-Type: application/json' -d '${JSON.stringify(body)}'`;
 }
 
+/** The command that plays a fleet. */
+function simulate(broker: Broker | null, token: boolean): string {
+  const words = [
+    ...(token ? ['SIGNALBOX_TOKEN="$TOKEN"'] : []),
+    "signalbox sim --devices 20 --server",
+    location.origin,
+  ];
+  if (broker) words.push("--mqtt", `${broker.tls ? "mqtts" : "mqtt"}://${location.hostname}:${broker.port}`);
+  if (broker && broker.topic !== "iotsupport/logsink") words.push("--topic", broker.topic);
+  if (broker && broker.auth !== "off") words.push("--login", broker.auth);
+  return words.join(" ");
+}
+
 /** The fleet page of a server without devices: the way to the first line, by the page or by commands. */
 export function Welcome({ models }: { models: readonly ModelSummary[] }) {
   const model = models[0];
   const { self } = useSession();
+  const { data: broker } = useQuery(brokerQuery);
   const token = self !== null && self.mode !== "off";
+  const command = publish({ id: 0, entityId: "kitchen", clientId: null }, location.hostname, broker ?? null);
   if (!may(self, "editor")) {
     return (
       <div className="view">
@@ -94,11 +107,15 @@ export function Welcome({ models }: { models: readonly ModelSummary[] }) {
           <li>
             <h2>Send its first line</h2>
             <p>A line is JSON on an MQTT topic. The built-in broker takes it.</p>
-            <Copy text={publish("kitchen")} />
+            {command === null ? (
+              <p>Devices prove there who they are: the page of the device, once it is made, says with which command.</p>
+            ) : (
+              <Copy text={command} />
+            )}
           </li>
         </ol>
         <p>Or have a look with twenty simulated devices:</p>
-        <Copy text={`signalbox sim --devices 20 --server ${location.origin}`} />
+        <Copy text={simulate(broker ?? null, token)} />
       </div>
     </div>
   );
@@ -117,7 +134,7 @@ export function FirstLine({ rows }: { rows: readonly FleetRow[] }) {
     <div className="first-line">
       <h2>Nothing was said yet</h2>
       <p>Send the first line of {row.title}:</p>
-      <Copy text={publish(row.device.device_entity_id ?? "")} />
+      <FirstLineCommands from={{ id: row.device.id, entityId: row.device.device_entity_id, clientId: null }} />
     </div>
   );
 }

@@ -3,6 +3,7 @@ import {
   type AuditFilter,
   actionWords,
   actorName,
+  calledWords,
   noAuditFilter,
   readAuditFilter,
   targetAddress,
@@ -59,4 +60,16 @@ test("who did it is called by name, or else by subject, or is the program", () =
   expect(actorName(nobody)).toBe("Signalbox");
   expect(actorName({ ...nobody, address: "10.0.0.1" })).toBe("somebody");
   expect(actorName({ ...nobody, address: "10.0.0.1", detail: { username: "root" } })).toBe("root");
+});
+
+test("what it was done to is called by name, or else as it was asked for", () => {
+  const called = (detail: Record<string, unknown> | null, action = "logs.watch", label: string | null = null) =>
+    calledWords({ action, target: label === null ? null : "device/7", label, detail });
+  expect(called(null, "logs.read", "kitchen")).toBe("kitchen");
+  expect(called({ all: true })).toBe("all devices");
+  expect(called({ device_id: 7 })).toBe("device/7");
+  expect(called({ model_id: 3 })).toBe("the devices of model/3");
+  expect(called({ device_ids: [1, 2] })).toBe("several devices");
+  expect(called(null, "logs.export")).toBe("several devices");
+  expect(called(null, "logout")).toBe("");
 });

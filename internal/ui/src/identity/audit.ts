@@ -115,6 +115,17 @@ export function actionWords(action: string): string {
   return v !== undefined && n !== undefined ? `${v} ${n}` : action;
 }
 
+/** What it was done to: by its name, or else as it was asked for. "" if it was done to nothing. */
+export function calledWords(e: Pick<AuditEvent, "action" | "target" | "label" | "detail">): string {
+  const named = e.label ?? e.target;
+  if (named !== null || !e.action.startsWith("logs.")) return named ?? "";
+  const asked = e.detail ?? {};
+  if (asked.all === true) return "all devices";
+  if (typeof asked.device_id === "number") return `device/${asked.device_id}`;
+  if (typeof asked.model_id === "number") return `the devices of model/${asked.model_id}`;
+  return "several devices";
+}
+
 /** The page that shows a target, null where there is none. */
 export function targetAddress(target: string | null): string | null {
   if (target === null) return null;

@@ -1,21 +1,49 @@
+import { useQuery } from "@tanstack/react-query";
+import { Link } from "wouter";
+import { brokerQuery } from "../api/devices";
+import { useMay, useSession } from "../identity/index";
 import { Copy } from "../parts/Copy";
+import { askSecret, publish, type Sender } from "./publish";
 
-/** A shell's single word of any text. */
-export function quoted(text: string): string {
-  return `'${text.replaceAll("'", `'\\''`)}'`;
-}
-
-/** Who sends a line: an entity id on the shared topic, or a client on its own topic below it. */
-export type Sender = { entityId: string } | { clientId: string };
-
-/** The command that sends a device's first line. */
-export function publish(from: Sender, host: string): string {
-  const message = "I (1) app: hello";
-  const [topic, line] =
-    "entityId" in from
-      ? ["iotsupport/logsink", { entity_id: from.entityId, message }]
-      : [`iotsupport/logsink/${from.clientId}`, { message }];
-  return `mosquitto_pub -h ${host} -p 1883 -q 1 -t ${topic} -m ${quoted(JSON.stringify(line))}`;
+/** How the first line of a device is sent: one command or, where devices prove who they are, two. */
+export function FirstLineCommands({ from }: { from: Sender }) {
+  const { data: broker, isPending } = useQuery(brokerQuery);
+  const { self } = useSession();
+  const editor = useMay("editor");
+  if (isPending) return null;
+  const command = publish(from, location.hostname, broker ?? null);
+  if (command === null) {
+    return (
+      <p>
+        Devices prove at the broker who they are: <Link href={`/devices/${from.id}`}>the page of the device</Link> says
+        with which command.
+      </p>
+    );
+  }
+  const login = self !== null && self.mode !== "off";
+  return (
+    <>
+      {broker && broker.auth !== "off" && (
+        <>
+          <p>
+            The device proves at the broker who it is, with{" "}
+            {broker.auth === "secret" ? "its secret" : "a token that it gets for its secret"}.{" "}
+            {!editor && "An editor can give you the secret; put it into SECRET."}
+            {editor && login && (
+              <>
+                First get the secret, with an API token of <Link href="/account">your account</Link> in{" "}
+                <code>TOKEN</code>:
+              </>
+            )}
+            {editor && !login && "First get the secret:"}
+          </p>
+          {editor && <Copy text={askSecret(from.id, location.origin, login)} />}
+          <p>Then:</p>
+        </>
+      )}
+      <Copy text={command} />
+    </>
+  );
 }
 
 /** What is shown where nothing was ever logged: how to send the first line. */
@@ -24,10 +52,10 @@ export function FirstLine({ from, name }: { from: Sender; name: string | null })
     <div className="empty">
       <h2>{name === null ? "No line yet" : `${name} has not said anything yet`}</h2>
       <p>Lines appear here the moment they arrive. Send the first one from any machine with an MQTT client:</p>
-      <Copy text={publish(from, location.hostname)} />
+      <FirstLineCommands from={from} />
       <p className="hint">
-        If nothing comes, the server's own log says why. Its MQTT listener and topic can be others: see{" "}
-        <code>MQTT_LISTEN</code> and <code>LOGSINK_TOPIC</code>.
+        If nothing comes, the server's own log says why. With <code>MQTT_LISTEN</code> on a loopback address, only the
+        server's own machine reaches its broker.
       </p>
     </div>
   );

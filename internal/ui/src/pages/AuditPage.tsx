@@ -9,6 +9,7 @@ import {
   actionWords,
   actorName,
   auditActions,
+  calledWords,
   noAuditFilter,
   outcomeWords,
   readAuditFilter,
@@ -211,7 +212,7 @@ function Row({ event: e }: { event: AuditEvent }) {
   const [open, setOpen] = useState(false);
   const words = actionWords(e.action);
   const to = targetAddress(e.target);
-  const called = e.label ?? e.target ?? "";
+  const called = calledWords(e);
   const id = `audit-${e.id}`;
   return (
     <Fragment>

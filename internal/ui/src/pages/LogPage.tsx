@@ -10,9 +10,10 @@ import { columns, type LogAddress, readAddress, writeAddress } from "../logs/add
 import { DevicePicker } from "../logs/DevicePicker";
 import { DownloadDialog } from "../logs/DownloadDialog";
 import { FilterBar } from "../logs/FilterBar";
-import { FirstLine, type Sender } from "../logs/FirstLine";
+import { FirstLine } from "../logs/FirstLine";
 import { LogView } from "../logs/LogView";
 import type { Devices } from "../logs/model";
+import type { Sender } from "../logs/publish";
 import type { LogModel } from "../logs/types";
 import { DeviceHead, deviceTitle } from "../parts/DeviceHead";
 import { Problem } from "../parts/Problem";
@@ -59,7 +60,7 @@ function DeviceLog({ id }: { id: number }) {
 }
 
 function senderOf(device: Device): Sender {
-  return device.device_entity_id === null ? { clientId: device.client_id } : { entityId: device.device_entity_id };
+  return { id: device.id, entityId: device.device_entity_id, clientId: device.client_id };
 }
 
 function SeveralPage() {
@@ -157,8 +158,8 @@ function NoLines({ devices }: { devices: readonly DeviceSummary[] | undefined })
       </div>
     );
   }
-  const id = devices?.find((d) => d.device_entity_id !== null)?.device_entity_id;
-  return <FirstLine from={{ entityId: id ?? "kitchen" }} name={null} />;
+  const d = devices?.find((d) => d.device_entity_id !== null) ?? devices?.[0];
+  return d ? <FirstLine from={{ id: d.id, entityId: d.device_entity_id, clientId: null }} name={null} /> : null;
 }
 
 interface LogSet {

@@ -1,8 +1,10 @@
 import { keepPreviousData, useQuery, useQueryClient } from "@tanstack/react-query";
 import { useMemo, useRef } from "react";
-import { useSearchParams } from "wouter";
+import { Link, useSearchParams } from "wouter";
 import { request } from "../api/client";
 import type { Overview } from "../api/types";
+import { useSession } from "../identity/index";
+import { limitWords } from "../identity/roles";
 import { ChartCard } from "../overview/ChartCard";
 import { charts } from "../overview/charts";
 import { words } from "../overview/format";
@@ -22,8 +24,25 @@ type Range = (typeof ranges)[number];
 
 const key = ["overview"];
 
-/** How the server does, and how it did in the last hours. */
+/** How the server does, for those who see the whole fleet: the figures are of everything. */
 export default function OverviewPage() {
+  const { self } = useSession();
+  if (!self?.limit) return <Figures />;
+  return (
+    <Page title="Overview">
+      <div className="empty">
+        <h1>This page is of the whole fleet</h1>
+        <p>What you may see is {limitWords(self.limit)}, so it is not for you.</p>
+        <Link href="/" className="button primary">
+          To the fleet
+        </Link>
+      </div>
+    </Page>
+  );
+}
+
+/** How it does, and how it did in the last hours. */
+function Figures() {
   const client = useQueryClient();
   const query = useQuery({
     queryKey: key,

@@ -15,13 +15,15 @@ interface Place {
   at: (path: string) => boolean;
   /** Only for them; on a phone it is in the menu. */
   admin?: true;
+  /** It is of the whole fleet, and not for those who see only a part. */
+  whole?: true;
 }
 
 const places: Place[] = [
   { href: "/", name: "Fleet", at: (path) => path === "/" || path.startsWith("/devices") },
   { href: "/logs", name: "Logs", at: (path) => path.startsWith("/logs") },
   { href: "/models", name: "Models", at: (path) => path.startsWith("/models") },
-  { href: "/overview", name: "Overview", at: (path) => path.startsWith("/overview") },
+  { href: "/overview", name: "Overview", at: (path) => path.startsWith("/overview"), whole: true },
   { href: "/people", name: "People", at: (path) => path.startsWith("/people"), admin: true },
   { href: "/audit", name: "Audit", at: (path) => path.startsWith("/audit"), admin: true },
 ];
@@ -29,7 +31,8 @@ const places: Place[] = [
 /** The bar at the top, and the page below it. */
 export function Shell({ children }: { children: ReactNode }) {
   const [path] = useLocation();
-  const admin = decides(useSession().self);
+  const { self } = useSession();
+  const admin = decides(self);
   return (
     <div className="shell">
       <header className="bar">
@@ -39,7 +42,7 @@ export function Shell({ children }: { children: ReactNode }) {
         </Link>
         <nav aria-label="Places">
           {places.map((p) =>
-            p.admin && !admin ? null : (
+            (p.admin && !admin) || (p.whole && self?.limit) ? null : (
               <Link
                 key={p.href}
                 href={p.href}
