@@ -166,7 +166,11 @@ func (s *Server) getDevice(w http.ResponseWriter, r *http.Request) error {
 	if !sc.sees(d.Ref()) {
 		return fleet.ErrNotFound("Device", id)
 	}
-	s.write(w, r, http.StatusOK, s.detailOfDevice(sc, d))
+	detail := s.detailOfDevice(sc, d)
+	e := audited(r.Context())
+	e.about("device", d.ID, d.Key)
+	e.silent = detail.Config == nil
+	s.write(w, r, http.StatusOK, detail)
 	return nil
 }
 

@@ -57,6 +57,7 @@ func (e *event) detail(name string, value any) {
 // Actions that more is to be said about than that they are those of a route.
 const (
 	actionRead   = "logs.read"
+	actionConfig = "config.read"
 	actionExport = "logs.export"
 	actionSecret = "secret.read"
 	loginFailed  = "login.failed"
@@ -115,7 +116,7 @@ func (s *Server) record(rt route, r *http.Request, who access.Principal, e *even
 		}
 		out.Detail = string(text)
 	}
-	if action == actionRead && !s.reads.due(out.Actor+"\n"+out.Target+"\n"+out.Detail, time.Now()) {
+	if (action == actionRead || action == actionConfig) && !s.reads.due(action+"\n"+out.Actor+"\n"+out.Target+"\n"+out.Detail, time.Now()) {
 		return
 	}
 	s.identity.Accounts.Record(context.WithoutCancel(r.Context()), out)

@@ -512,6 +512,15 @@ func TestConfigIsForEditors(t *testing.T) {
 	if body := w.as(vic, "GET", "/api/devices", "").Body.String(); strings.Contains(body, "hush") {
 		t.Errorf("a viewer's list: %s", body)
 	}
+	// Who read it is on record, once in a while.
+	w.as(ann, "GET", "/api/devices/1", "")
+	var got struct {
+		Events []struct{ Actor, Target string }
+	}
+	res := w.as(w.idp.AccessToken("adam"), "GET", "/api/audit?action=config.read", "")
+	if err := json.Unmarshal(res.Body.Bytes(), &got); err != nil || len(got.Events) != 1 || got.Events[0].Actor != "ann" || got.Events[0].Target != "device/1" {
+		t.Errorf("%d %s", res.Code, res.Body)
+	}
 }
 
 // Pages of other sites change nothing, with cookies or where none are needed.

@@ -78,7 +78,7 @@ func (s *Server) routes() []route {
 
 		{"GET", "/api/devices", viewer, "list_devices", "", s.listDevices},
 		{"POST", "/api/devices", editor, "create_device", "device.create", s.createDevice},
-		{"GET", "/api/devices/{id}", viewer, "get_device", "", s.getDevice},
+		{"GET", "/api/devices/{id}", viewer, "get_device", actionConfig, s.getDevice},
 		{"PUT", "/api/devices/{id}", editor, "update_device", "device.update", s.updateDevice},
 		{"DELETE", "/api/devices/{id}", editor, "delete_device", "device.delete", s.deleteDevice},
 
