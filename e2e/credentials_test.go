@@ -119,6 +119,7 @@ func TestDeviceCredentials(t *testing.T) {
 	}
 
 	s.terminate()
+	s.awaitExit(patience)
 	if found := s.filesWith(last.ClientSecret); len(found) > 0 {
 		t.Errorf("the secret of a device can be read in %v", found)
 	}
