@@ -14,7 +14,7 @@ import (
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 )
 
-// Nobody authenticates yet, so nothing is offered to other machines by default.
+// While nobody has to log in, nothing is offered to other machines.
 func TestRefusesExposure(t *testing.T) {
 	f := func(setting string, more ...string) {
 		t.Helper()
