@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"strconv"
 	"strings"
@@ -171,8 +172,14 @@ type brokerGuard struct {
 	mu    sync.Mutex
 	names []string // client ids whose right ended
 
-	closing sync.Mutex     // held while connections are closed and counted
-	closed  map[string]int // how many Run closed for a client id, since the last sweep
+	closing sync.Mutex        // held while connections are closed and counted
+	closed  map[string]recent // what Run closed of late, by client id
+}
+
+// recent is how many connections were closed, and when last.
+type recent struct {
+	n  int
+	at time.Time
 }
 
 // brokerSweep is how often every connection is looked at, for the sake of what
@@ -182,7 +189,7 @@ const brokerSweep = 10 * time.Second
 // newBrokerGuard returns a guard that hears of every change of a device from
 // now on. Run must run.
 func newBrokerGuard(server *nats.Server, devices *registry.Service, log *slog.Logger) *brokerGuard {
-	g := &brokerGuard{server: server, devices: devices, log: log, every: brokerSweep, gone: make(chan struct{}, 1), closed: make(map[string]int)}
+	g := &brokerGuard{server: server, devices: devices, log: log, every: brokerSweep, gone: make(chan struct{}, 1), closed: make(map[string]recent)}
 	devices.Observe(func(_ context.Context, ch registry.Change) {
 		if ch.Kind == registry.Deleted || ch.Kind == registry.Updated && (ch.After.Revoked || ch.After.ClientID != ch.Before.ClientID) {
 			g.end(ch.Before.ClientID)
@@ -218,13 +225,13 @@ func (g *brokerGuard) Run(ctx context.Context) error {
 			for _, clientID := range names {
 				g.closing.Lock()
 				if n := g.close(clientID); n > 0 {
-					g.closed[clientID] += n
+					g.closed[clientID] = recent{g.closed[clientID].n + n, time.Now()}
 				}
 				g.closing.Unlock()
 			}
 		case <-tick.C:
 			g.closing.Lock()
-			clear(g.closed) // who wanted to know has asked by now
+			maps.DeleteFunc(g.closed, func(_ string, r recent) bool { return time.Since(r.at) > brokerSweep }) // who wanted to know has asked by now
 			g.closing.Unlock()
 			g.sweep(ctx)
 		}
@@ -261,7 +268,7 @@ func (g *brokerGuard) close(clientID string) int {
 func (g *brokerGuard) CloseSessions(_ context.Context, d fleet.DeviceRef) (int, error) {
 	g.closing.Lock()
 	defer g.closing.Unlock()
-	n := g.close(d.ClientID) + g.closed[d.ClientID]
+	n := g.close(d.ClientID) + g.closed[d.ClientID].n
 	delete(g.closed, d.ClientID)
 	return n, nil
 }

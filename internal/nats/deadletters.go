@@ -101,7 +101,7 @@ func (d *DeadLetters) List(ctx context.Context, q logs.DeadQuery) ([]logs.DeadLe
 	if err != nil {
 		return nil, false, noLetters(err)
 	}
-	first, end := info.State.FirstSeq, info.State.LastSeq+1
+	first, end := max(1, info.State.FirstSeq), info.State.LastSeq+1 // a stream that never had a message begins at 0
 	if !q.Newest {
 		letters, more, err := d.read(ctx, q.Sink, max(first, q.After+1), end, q.Limit, false)
 		return letters, more, err
