@@ -196,7 +196,7 @@ func TestCompletion(t *testing.T) {
 			t.Errorf("%q:\n%s", line, diff)
 		}
 	}
-	f("", "serve", "tail", "logs", "dead-letters", "sim", "import", "user", "token", "audit", "version", "completion")
+	f("", "serve", "gateway", "tail", "logs", "dead-letters", "sim", "import", "user", "token", "audit", "version", "completion")
 	f("ver", "version")
 	f("user ", "add", "list", "passwd", "roles", "disable", "enable", "remove")
 	f("token add --d", "--days", "--data-dir", "--database-url")

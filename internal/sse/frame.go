@@ -3,8 +3,10 @@
 package sse
 
 import (
+	"bytes"
 	"encoding/json"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -63,6 +65,28 @@ func Event(name, id string, parts ...[]byte) *Frame {
 	}
 	f.payload[1] = len(f.buf)
 	f.buf = append(f.buf, "}\n\n"...)
+	return f.seal()
+}
+
+// Text builds an unnamed event whose data is the text, a data line for each
+// of its lines. A carriage return ends a line too, as it does for the reader.
+// The id is as for Event.
+func Text(id, text string) *Frame {
+	f := newFrame("text", len(id)+len(text)+32)
+	f.id(id)
+	for more := true; more; {
+		line := text
+		i := strings.IndexAny(text, "\r\n")
+		if more = i >= 0; more {
+			line = text[:i]
+			if strings.HasPrefix(text[i:], "\r\n") {
+				i++
+			}
+			text = text[i+1:]
+		}
+		f.buf = append(append(append(f.buf, "data: "...), line...), '\n')
+	}
+	f.buf = append(f.buf, '\n')
 	return f.seal()
 }
 
@@ -133,8 +157,11 @@ func (f *Frame) seal() *Frame {
 func appendQuoted(b []byte, s string) []byte {
 	for i := range len(s) {
 		if c := s[i]; c < 0x20 || c >= 0x7f || c == '"' || c == '\\' {
-			q, _ := json.Marshal(s) // a string always marshals
-			return append(b, q...)
+			var q bytes.Buffer
+			e := json.NewEncoder(&q)
+			e.SetEscapeHTML(false)
+			_ = e.Encode(s) // a string always encodes
+			return append(b, bytes.TrimRight(q.Bytes(), "\n")...)
 		}
 	}
 	return append(append(append(b, '"'), s...), '"')
