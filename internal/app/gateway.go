@@ -37,10 +37,20 @@ func Gateway(ctx context.Context, cfg config.Gateway, log *slog.Logger) (err err
 	}
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	var queues *gateway.Queues
+	if cfg.RabbitMQURL != "" {
+		queues, err = gateway.NewQueues(gateway.QueueOptions{
+			URL: cfg.RabbitMQURL.Reveal(), TTL: time.Duration(cfg.RabbitMQQueueTTLMS) * time.Millisecond, Prefix: cfg.RabbitMQEnvPrefix,
+			AutoDelete: cfg.RabbitMQEnvAutoDelete == "true", Log: log, Registerer: metrics,
+		})
+		if err != nil {
+			return fleet.E(fleet.Invalid, err, "%s", err)
+		}
+	}
 	server := gateway.New(gateway.Options{
 		CallbackURL: cfg.CallbackURL.Reveal(), CallbackSecret: cfg.CallbackSecret.Reveal(), Secret: cfg.GatewaySecret.Reveal(),
 		Heartbeat: time.Duration(heartbeat * float64(time.Second)), Buffer: int(cfg.StreamBufferBytes), WriteTimeout: time.Duration(cfg.StreamWriteTimeout),
-		MaxBody: int64(cfg.MaxBody), MaxStreams: cfg.MaxStreams,
+		MaxBody: int64(cfg.MaxBody), MaxStreams: cfg.MaxStreams, Queues: queues,
 		Log: log, Registerer: metrics,
 	})
 	if cfg.CallbackURL == "" {
@@ -49,7 +59,7 @@ func Gateway(ctx context.Context, cfg config.Gateway, log *slog.Logger) (err err
 
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	var servers []func() error // each waits for the end of one
+	var servers []func() // each ends one and waits for it
 	ended := make(chan error, 2)
 	listen := func(name, address string, handler http.Handler) error {
 		l, err := net.Listen("tcp", address)
@@ -67,30 +77,28 @@ func Gateway(ctx context.Context, cfg config.Gateway, log *slog.Logger) (err err
 
 			DisableGeneralOptionsHandler: true,
 		}
-		done := make(chan error, 1)
+		done := make(chan struct{})
 		go func() {
 			err := s.Serve(l)
-			if errors.Is(err, http.ErrServerClosed) {
-				err = nil
-			} else {
+			if !errors.Is(err, http.ErrServerClosed) {
 				ended <- err
 			}
-			done <- err
+			close(done)
 		}()
-		servers = append(servers, func() error {
+		servers = append(servers, func() {
 			grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), gatewayGrace)
 			defer cancel()
 			if s.Shutdown(grace) != nil {
 				log.Warn("requests were cut off by the shutdown", "listener", name)
 				_ = s.Close() // its error is of closing what is gone
 			}
-			return <-done
+			<-done
 		})
 		return nil
 	}
 	defer func() {
 		for _, stop := range servers {
-			err = errors.Join(err, stop())
+			stop()
 		}
 	}()
 	if err := listen("gateway", net.JoinHostPort(cfg.Host, strconv.Itoa(int(cfg.Port))), server); err != nil {

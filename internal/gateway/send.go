@@ -98,7 +98,7 @@ func parse(body []byte) (cmd command, p *problem) {
 			}
 		}
 		if raw, given := event["id"]; given {
-			if id, ok = text(raw); !ok || len(id) > maxID || strings.ContainsAny(id, "\r\n\x00") {
+			if id, ok = text(raw); !ok || !validID(id) {
 				return cmd, invalid("INVALID_EVENT_ID", "event.id must be a short string on one line")
 			}
 		}
@@ -118,6 +118,9 @@ func parse(body []byte) (cmd command, p *problem) {
 	}
 	return cmd, p
 }
+
+// validID reports whether an id can stand in a stream, and be sent back.
+func validID(id string) bool { return len(id) <= maxID && !strings.ContainsAny(id, "\r\n\x00") }
 
 // text reads a JSON string.
 func text(raw json.RawMessage) (s string, ok bool) {

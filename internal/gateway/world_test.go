@@ -245,7 +245,12 @@ func (w *world) open(path string, headers ...string) (*client, string) {
 // want reads exactly these bytes.
 func (c *client) want(text string) {
 	c.t.Helper()
-	_ = c.conn.SetReadDeadline(time.Now().Add(patience))
+	c.wantBy(text, patience)
+}
+
+func (c *client) wantBy(text string, limit time.Duration) {
+	c.t.Helper()
+	_ = c.conn.SetReadDeadline(time.Now().Add(limit))
 	got := make([]byte, len(text))
 	n, err := io.ReadFull(c.body, got)
 	if string(got[:n]) != text {
