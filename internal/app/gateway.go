@@ -27,8 +27,8 @@ const gatewayGrace = 2 * time.Second
 // no new streams, the clients and the backend are told, the listeners close.
 // It fails with fleet.Invalid when the settings do not do.
 func Gateway(ctx context.Context, cfg config.Gateway, log *slog.Logger) (err error) {
-	heartbeat, err := strconv.ParseFloat(cfg.HeartbeatIntervalSeconds, 64)
-	if !(err == nil && heartbeat >= 0.1 && heartbeat <= 86_400) {
+	heartbeat, mistake := strconv.ParseFloat(cfg.HeartbeatIntervalSeconds, 64)
+	if !(mistake == nil && heartbeat >= 0.1 && heartbeat <= 86_400) {
 		log.Warn("setting ignored", "reason", "HEARTBEAT_INTERVAL_SECONDS is no number of seconds", "default", 15)
 		heartbeat = 15
 	}

@@ -28,7 +28,7 @@ func TestQueues(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			o.Queues, o.Buffer = queues, 1<<20
+			o.Queues, o.Buffer, o.Heartbeat = queues, 1<<20, time.Hour
 		})
 		w.backend.does(func(a http.ResponseWriter, c callback) {
 			fmt.Fprintf(a, `{"request_id":%q,"bindings":%s}`, strings.TrimPrefix(c.Request.URL, "/"), keys)

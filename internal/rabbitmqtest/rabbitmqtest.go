@@ -94,7 +94,8 @@ func Start(t testing.TB) *Broker {
 		_ = registrar.Process.Kill() // it may have ended by itself
 		_ = registrar.Wait()
 		if t.Failed() {
-			t.Logf("RabbitMQ's log:\n%s", &b.out)
+			log := b.out.String()
+			t.Logf("the end of RabbitMQ's log:\n%s", log[max(0, len(log)-4000):])
 		}
 	})
 	b.Restart()
