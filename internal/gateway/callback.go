@@ -60,10 +60,10 @@ func newBackend(url, secret string, m *metrics) backend {
 	b := backend{url: url, secret: secret, metrics: m, farewells: make(chan struct{}, maxFarewells)}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	// The backend is named by the settings, and close by. A connection that it
-	// may have closed meanwhile is not worth a lost callback: none is repeated.
-	transport.Proxy, transport.IdleConnTimeout = nil, 2*time.Second
-	transport.MaxIdleConnsPerHost = maxFarewells
+	// The backend is named by the settings, and close by. Each callback has its
+	// own connection: one that the backend closes just then would lose it, and
+	// none is repeated.
+	transport.Proxy, transport.DisableKeepAlives = nil, true
 	transport.DisableCompression = true
 	b.client = &http.Client{
 		Transport:     transport,
