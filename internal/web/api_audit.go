@@ -5,7 +5,6 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"iter"
-	"mime"
 	"net/http"
 	"strconv"
 	"strings"
@@ -66,7 +65,7 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 	if len(p.faults) > 0 {
 		return p.faults
 	}
-	if format := auditFormat(r.Header.Get("Accept")); format != "" {
+	if format := exportFormat(r.Header.Get("Accept"), asCSV); format != "" {
 		return s.exportEvents(w, r, format, a.Events(r.Context(), filter))
 	}
 	audited(r.Context()).silent = true
@@ -87,25 +86,6 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 }
 
 const asCSV = "text/csv"
-
-// auditFormat returns the export that an Accept header asks for, "" for none.
-func auditFormat(accept string) string {
-	for part := range strings.SplitSeq(accept, ",") {
-		media, _, err := mime.ParseMediaType(part)
-		if err != nil {
-			continue
-		}
-		switch media {
-		case asLines, "application/ndjson", "application/jsonl":
-			return asLines
-		case asCSV:
-			return asCSV
-		case "application/json", "*/*":
-			return ""
-		}
-	}
-	return ""
-}
 
 // exportEvents streams events, some at a time, for as long as the one who asked may
 // see them.

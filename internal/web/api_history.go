@@ -115,7 +115,7 @@ func (s *Server) answerHistory(w http.ResponseWriter, r *http.Request, devices [
 	if err != nil {
 		return err
 	}
-	switch export := exportFormat(r.Header.Get("Accept")); {
+	switch export := exportFormat(r.Header.Get("Accept"), asText); {
 	case export != "":
 		audited(r.Context()).action = actionExport
 		return s.export(w, r, q, export, r.URL.Query().Has("limit"))
@@ -413,8 +413,9 @@ const (
 	asText  = "text/plain"
 )
 
-// exportFormat returns the export that an Accept header asks for, "" for none.
-func exportFormat(accept string) string {
+// exportFormat returns the export that an Accept header asks for, "" for none:
+// lines of JSON, or the other format that there is.
+func exportFormat(accept, other string) string {
 	for part := range strings.SplitSeq(accept, ",") {
 		media, _, err := mime.ParseMediaType(part)
 		if err != nil {
@@ -423,8 +424,8 @@ func exportFormat(accept string) string {
 		switch media {
 		case asLines, "application/ndjson", "application/jsonl":
 			return asLines
-		case asText:
-			return asText
+		case other:
+			return other
 		case "application/json", "*/*":
 			return ""
 		}

@@ -120,6 +120,16 @@ func (s *Server) accounts() (*access.Service, error) {
 	return s.identity.Accounts, nil
 }
 
+// accountInPath returns the accounts, and the id of the one that a request is about.
+func (s *Server) accountInPath(r *http.Request) (*access.Service, int64, error) {
+	id, err := pathID(r)
+	if err != nil {
+		return nil, 0, err
+	}
+	a, err := s.accounts()
+	return a, id, err
+}
+
 type sessionBody struct {
 	ID        string  `json:"id"`
 	CreatedAt string  `json:"created_at"`
@@ -376,11 +386,7 @@ func (s *Server) createPerson(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) getPerson(w http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r)
-	if err != nil {
-		return err
-	}
-	a, err := s.accounts()
+	a, id, err := s.accountInPath(r)
 	if err != nil {
 		return err
 	}
@@ -395,11 +401,7 @@ func (s *Server) getPerson(w http.ResponseWriter, r *http.Request) error {
 // updatePerson changes what is given. A limit of null takes the limit away; of
 // the others null means unchanged.
 func (s *Server) updatePerson(w http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r)
-	if err != nil {
-		return err
-	}
-	a, err := s.accounts()
+	a, id, err := s.accountInPath(r)
 	if err != nil {
 		return err
 	}
@@ -441,11 +443,7 @@ func nameOf(a access.Account) string {
 }
 
 func (s *Server) deletePerson(w http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r)
-	if err != nil {
-		return err
-	}
-	a, err := s.accounts()
+	a, id, err := s.accountInPath(r)
 	if err != nil {
 		return err
 	}
@@ -464,11 +462,7 @@ func (s *Server) deletePerson(w http.ResponseWriter, r *http.Request) error {
 // resetPassword gives somebody another password, and ends their sessions; the
 // caller's own goes on.
 func (s *Server) resetPassword(w http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r)
-	if err != nil {
-		return err
-	}
-	a, err := s.accounts()
+	a, id, err := s.accountInPath(r)
 	if err != nil {
 		return err
 	}
@@ -489,11 +483,7 @@ func (s *Server) resetPassword(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) endPersonsSessions(w http.ResponseWriter, r *http.Request) error {
-	id, err := pathID(r)
-	if err != nil {
-		return err
-	}
-	a, err := s.accounts()
+	a, id, err := s.accountInPath(r)
 	if err != nil {
 		return err
 	}

@@ -121,7 +121,7 @@ func TestWholeInstants(t *testing.T) {
 func TestExportFormat(t *testing.T) {
 	f := func(accept, want string) {
 		t.Helper()
-		if got := exportFormat(accept); got != want {
+		if got := exportFormat(accept, asText); got != want {
 			t.Errorf("%q: %q, want %q", accept, got, want)
 		}
 	}
