@@ -95,8 +95,9 @@ type request struct {
 	method string
 	path   string // below the realm, escaped
 	query  url.Values
-	body   any // sent as JSON; nil for none
-	into   any // that the answer is decoded to; nil for one that does not matter
+	body   any        // sent as JSON; nil for none
+	into   any        // that the answer is decoded to; nil for one that does not matter
+	date   *time.Time // that gets the Date of the answer, or zero; nil if it does not matter
 }
 
 // do makes a request, and makes it again while that may help and cannot do
@@ -186,6 +187,9 @@ func (s *Issuer) exchange(ctx context.Context, r request, body []byte, bearer st
 	if a.StatusCode/100 != 2 {
 		text, _ := io.ReadAll(io.LimitReader(a.Body, maxComplaint)) // the status says enough
 		return answered(a, complaint(text))
+	}
+	if r.date != nil {
+		*r.date, _ = http.ParseTime(a.Header.Get("Date"))
 	}
 	if r.into == nil {
 		if kind, _, _ := mime.ParseMediaType(a.Header.Get("Content-Type")); kind == "text/html" {

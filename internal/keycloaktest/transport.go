@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"syscall"
+	"time"
 )
 
 // Transport answers requests without a network, so that a test can have time
@@ -54,6 +55,9 @@ func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
 			return
 		}
 		a := w.Result()
+		if a.Header.Get("Date") == "" { // as a server adds it
+			a.Header.Set("Date", time.Now().UTC().Format(http.TimeFormat))
+		}
 		a.Request = r
 		if cut {
 			a.Body = io.NopCloser(io.MultiReader(w.Body, broken{}))

@@ -183,10 +183,16 @@ func (p Policy) Unfinished(s State) []Effect {
 		return []Effect{Create}
 	case s.Step == Proven:
 		return []Effect{Destroy}
+	}
+	// Whether it was told is not known.
+	tell := s.Step == Offered && s.Wire == fleet.RotationPending
+	switch {
+	case s.Switching && tell:
+		return []Effect{Switch, Tell}
 	case s.Switching:
 		return []Effect{Switch}
-	case s.Step == Offered && s.Wire == fleet.RotationPending:
-		return []Effect{Tell} // whether it was told is not known
+	case tell:
+		return []Effect{Tell}
 	}
 	return nil
 }

@@ -49,6 +49,9 @@ func TestPostgres(t *testing.T) {
 	t.Run("retention", func(t *testing.T) { testRetention(t, p.newDatabase()) })
 	t.Run("imports", func(t *testing.T) { testImports(t, p.newDatabase()) })
 	t.Run("credentials", func(t *testing.T) { testCredentials(t, p.newDatabase) })
+	t.Run("rotation", func(t *testing.T) {
+		conformance.Rotation(t, func(t *testing.T) conformance.RotationStore { return open(t, p.newDatabase()) })
+	})
 	t.Run("migrations", func(t *testing.T) {
 		dsn := p.newDatabase()
 		testMigrations(t, dsn, func() *sql.DB {

@@ -125,6 +125,56 @@ type Revocation struct {
 	Until     int64
 }
 
+type Rotation struct {
+	DeviceID  int64
+	Version   int64
+	Wire      string
+	State     string
+	OldSealed string
+	NewSealed string
+	OldName   string
+	NewName   string
+	SecretAt  int64
+	NewAt     int64
+	Actor     string
+	Reason    string
+	Campaign  int64
+	Urgent    bool
+	Holder    string
+	HeldUntil int64
+	TodoAt    int64
+	Tries     int64
+	Trouble   string
+	Stuck     bool
+	DueAt     int64
+}
+
+type RotationAttempt struct {
+	DeviceID  int64
+	Attempt   int64
+	Actor     string
+	Reason    string
+	Campaign  int64
+	StartedAt int64
+	EndedAt   int64
+	Outcome   string
+}
+
+type RotationLease struct {
+	Name   string
+	Holder string
+	Until  int64
+}
+
+type RotationStep struct {
+	ID       int64
+	DeviceID int64
+	Attempt  int64
+	At       int64
+	What     string
+	Detail   string
+}
+
 type Session struct {
 	ID         string
 	PersonID   int64

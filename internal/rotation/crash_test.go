@@ -1,0 +1,91 @@
+package rotation_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"signalbox/internal/fleet"
+	"signalbox/internal/rotation"
+)
+
+// Whatever a process was killed at, with or without an effect: the next one
+// finishes the attempt, and the device has a credential that is good.
+func TestKilledAtEveryStep(t *testing.T) {
+	f := func(name string, with func(*rig) provider, always bool) {
+		t.Run(name, func(t *testing.T) {
+			for _, effect := range []bool{false, true} {
+				n := 0
+				for ; ; n++ {
+					done := false
+					if !t.Run(fmt.Sprintf("%d %v", n, effect), func(t *testing.T) {
+						synctest.Test(t, func(t *testing.T) { done = !killed(t, with, n, effect, always) })
+					}) {
+						return
+					}
+					if done {
+						break
+					}
+				}
+				if n < 8 {
+					t.Errorf("an attempt has %d steps only", n)
+				}
+			}
+		})
+	}
+	f("built-in", builtIn, true)
+	f("keycloak", realm, false)
+}
+
+// killed reports whether the process was killed before the attempt was over.
+func killed(t *testing.T, with func(*rig) provider, things int, effect, always bool) (was bool) {
+	r := newRig(t, with)
+	d := r.devices(1)[0]
+	first := d.secret
+	r.begin(things, effect)
+	defer func() { r.stop() }()
+	out := 0
+	for range 1200 {
+		rec := d.record()
+		if rec.State.Wire == fleet.RotationOK && rec.State.Attempt == 0 {
+			_, _ = r.runner.Queue(context.Background(), d.id, true, true, rotation.Ask{Actor: "anna", Reason: "a test"})
+		}
+		d.live()
+		if r.kill.killed() {
+			r.stop()
+			was = true
+			r.begin(-1, false)
+		}
+		if _, ok := r.provider.token(d.client, d.secret); !ok {
+			if out++; always || out > 3*120 { // three turns
+				t.Fatalf("locked out in %+v", d.record())
+			}
+		} else {
+			out = 0
+		}
+		time.Sleep(time.Second)
+		if rec := d.record(); rec.State.Wire == fleet.RotationOK && rec.State.Attempt > 0 && rec.State.Step == rotation.Idle && rec.TodoAt.IsZero() {
+			break
+		}
+	}
+	rec := d.record()
+	if rec.State.Wire != fleet.RotationOK || rec.State.Step != rotation.Idle || rec.State.Attempt == 0 {
+		t.Fatalf("it ended in %+v", rec)
+	}
+	if rec.Holder != "" || !rec.TodoAt.IsZero() || rec.New != "" {
+		t.Errorf("left: %+v", rec)
+	}
+	if d.secret == first || !d.login() {
+		t.Errorf("the device has its first secret: %v; it can log in: %v", d.secret == first, d.login())
+	}
+	if _, ok := r.provider.token(d.client, first); ok {
+		t.Error("its first secret is good still")
+	}
+	list, err := r.db.RotationAttempts(context.Background(), d.id, 9)
+	if err != nil || len(list) != int(rec.State.Attempt) || list[0].Outcome != rotation.Done || list[0].EndedAt.IsZero() || list[0].Actor != "anna" || list[0].Reason != "a test" {
+		t.Errorf("history: %+v, %v", list, err)
+	}
+	return was
+}

@@ -1,0 +1,196 @@
+package rotation
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"signalbox/internal/fleet"
+)
+
+// Run looks after timers, what was left unfinished, and the queue, until ctx ends.
+// Of several processes one does at a time. What it costs does not grow with the
+// fleet.
+func (r *Runner) Run(ctx context.Context) error {
+	run := &running{Runner: r, at: map[int64]bool{}}
+	defer func() {
+		run.wait.Wait()
+		// The next one need not wait for the end of the lease.
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		if err := r.opts.Store.ReleaseRotationLease(last, r.holder); err != nil {
+			r.opts.Log.WarnContext(last, "the lease of the rotation is kept to its end", "err", err)
+		}
+	}()
+	poll := time.NewTicker(r.opts.Poll)
+	defer poll.Stop()
+	failing := false
+	for {
+		err := run.round(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && !failing:
+			r.opts.Log.WarnContext(ctx, "rotations do not get on", "err", err)
+		case err == nil && failing:
+			r.opts.Log.InfoContext(ctx, "rotations get on again")
+		}
+		failing = err != nil
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-poll.C:
+		case <-r.wake:
+		}
+	}
+}
+
+// running is the state of Run.
+type running struct {
+	*Runner
+	wait sync.WaitGroup
+
+	mu sync.Mutex
+	at map[int64]bool // devices that are looked after now
+
+	until   time.Time // the lease
+	backlog []int64   // left unfinished when the lease began
+	counted time.Time
+}
+
+// round does what is to be done now, and starts what takes long.
+func (r *running) round(ctx context.Context) error {
+	now := r.now()
+	if led := now.Before(r.until); !led || r.until.Sub(now) < r.opts.Lease*2/3 {
+		until := now.Add(r.opts.Lease)
+		got, err := r.opts.Store.RotationLease(ctx, r.holder, now, until)
+		if err != nil || !got {
+			if !got && err == nil || !led {
+				r.until = time.Time{}
+			}
+			return err
+		}
+		r.until = until
+		if !led {
+			if r.backlog, err = r.opts.Store.UnfinishedRotations(ctx); err != nil {
+				r.until = time.Time{}
+				return err
+			}
+		}
+	}
+	for len(r.backlog) > 0 && r.spawn(ctx, r.backlog[0], true) {
+		r.backlog = r.backlog[1:]
+	}
+	r.mu.Lock()
+	most := workers + len(r.at)
+	r.mu.Unlock()
+	ids, err := r.opts.Store.DueRotations(ctx, now, most)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		r.spawn(ctx, id, false)
+	}
+	if err := r.advance(ctx); err != nil {
+		return err
+	}
+	if now.Sub(r.counted) >= countEvery {
+		counts, err := r.opts.Store.RotationCounts(ctx)
+		if err != nil {
+			return err
+		}
+		for state, n := range counts {
+			r.devices.WithLabelValues(string(state)).Set(float64(n))
+		}
+		r.counted = now
+	}
+	return nil
+}
+
+// spawn looks after a device on the side, and reports whether there was room.
+func (r *running) spawn(ctx context.Context, device int64, force bool) bool {
+	return r.aside(ctx, device, func() error { return r.tend(ctx, device, force) })
+}
+
+func (r *running) aside(ctx context.Context, device int64, f func() error) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.at[device]:
+		return true
+	case len(r.at) >= workers:
+		return false
+	}
+	r.at[device] = true
+	r.wait.Go(func() {
+		err := f()
+		r.mu.Lock()
+		delete(r.at, device)
+		r.mu.Unlock()
+		if err != nil && ctx.Err() == nil && fleet.KindOf(err) != fleet.Exists {
+			r.opts.Log.WarnContext(ctx, "a rotation does not get on", "device", device, "err", err)
+		}
+	})
+	return true
+}
+
+// advance starts attempts while there is room in flight.
+func (r *running) advance(ctx context.Context) error {
+	ids, err := r.opts.Store.QueuedRotations(ctx, r.opts.InFlight+workers)
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	n, err := r.opts.Store.RotationsInFlight(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if n >= r.opts.InFlight || !r.now().Before(r.until) {
+			return nil
+		}
+		started, err := r.begin(ctx, id)
+		if err != nil {
+			return err
+		}
+		if started {
+			n++
+		}
+	}
+	return nil
+}
+
+// begin commits the start of an attempt and does the rest of it on the side. One
+// device that cannot be started now does not keep the others from it.
+func (r *running) begin(ctx context.Context, device int64) (started bool, err error) {
+	unlock, ok := r.locks.try(device)
+	if !ok {
+		return false, nil
+	}
+	rec, err := r.opts.Store.Rotation(ctx, device)
+	if err != nil || r.busy(&rec) || rec.State.Wire != fleet.RotationQueued {
+		unlock()
+		if fleet.KindOf(err) == fleet.NotFound {
+			err = nil
+		}
+		return false, err
+	}
+	todo, _, err := r.commit(ctx, &rec, Start{}, nil, false)
+	if err != nil {
+		unlock()
+		if fleet.KindOf(err) == fleet.Exists || fleet.KindOf(err) == fleet.NotFound {
+			err = nil
+		}
+		return false, err
+	}
+	if len(todo) == 0 {
+		unlock()
+		return true, nil
+	}
+	r.wait.Go(func() {
+		defer unlock()
+		if err := r.perform(ctx, &rec, todo); err != nil && ctx.Err() == nil {
+			r.opts.Log.WarnContext(ctx, "a rotation does not get on", "client_id", rec.ClientID, "err", err)
+		}
+	})
+	return true, nil
+}

@@ -1,0 +1,224 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"signalbox/internal/fleet"
+	"signalbox/internal/rotation"
+	"signalbox/internal/sqlstore/db"
+)
+
+var _ rotation.Store = (*DB)(nil)
+
+// Rotation implements rotation.Store.
+func (d *DB) Rotation(ctx context.Context, device int64) (rotation.Record, error) {
+	// The device first: if it changes before the record is read, the record does,
+	// too, and is what counts.
+	of, err := d.q.GetRotatingDevice(ctx, device)
+	if err != nil {
+		return rotation.Record{}, missing(err, "Device", device)
+	}
+	r := rotation.Record{Device: device, ClientID: fleet.ClientID(of.Code, of.Key), Key: of.Key, Active: of.Active}
+	row, err := d.q.GetRotation(ctx, device)
+	if errors.Is(err, sql.ErrNoRows) {
+		// Before there were records nobody waited for it, nor could finish it.
+		r.State.Wire = fleet.RotationOK
+		if fleet.RotationState(of.RotationState) == fleet.RotationTimeout {
+			r.State.Wire = fleet.RotationTimeout
+		}
+		r.State.StartedAt, r.State.CompletedAt = timeOf(of.LastRotationAttemptAt.Int64), timeOf(of.LastRotationCompletedAt.Int64)
+		r.SecretAt = timeOf(of.SecretCreatedAt.Int64)
+		return r, nil
+	}
+	if err != nil {
+		return rotation.Record{}, classify(err)
+	}
+	if err := json.Unmarshal([]byte(row.State), &r.State); err != nil {
+		return rotation.Record{}, fmt.Errorf("the state of device %d cannot be read: %w", device, err)
+	}
+	r.Version, r.Old, r.New, r.OldName, r.NewName = row.Version, row.OldSealed, row.NewSealed, row.OldName, row.NewName
+	r.SecretAt, r.NewAt = timeOf(row.SecretAt), timeOf(row.NewAt)
+	r.Actor, r.Reason, r.Campaign, r.Urgent = row.Actor, row.Reason, row.Campaign, row.Urgent
+	r.Holder, r.HeldUntil, r.TodoAt = row.Holder, timeOf(row.HeldUntil), timeOf(row.TodoAt)
+	r.Tries, r.Trouble, r.Stuck = int(row.Tries), row.Trouble, row.Stuck
+	return r, nil
+}
+
+// CommitRotation implements rotation.Store.
+func (d *DB) CommitRotation(ctx context.Context, c rotation.Change) (version int64, err error) {
+	r := c.Record
+	state, err := json.Marshal(r.State)
+	if err != nil {
+		return 0, err
+	}
+	p := db.UpdateRotationParams{
+		Wire: string(wire(r.State)), State: string(state), OldSealed: r.Old, NewSealed: r.New, OldName: r.OldName, NewName: r.NewName,
+		SecretAt: micros(r.SecretAt), NewAt: micros(r.NewAt), Actor: r.Actor, Reason: r.Reason, Campaign: r.Campaign, Urgent: r.Urgent,
+		Holder: r.Holder, HeldUntil: micros(r.HeldUntil), TodoAt: micros(r.TodoAt), Tries: int64(r.Tries), Trouble: r.Trouble, Stuck: r.Stuck,
+		DueAt: micros(c.Due), DeviceID: r.Device, Version: r.Version,
+	}
+	err = d.tx(ctx, func(tx *sql.Tx) error {
+		q := db.New(tx)
+		var n int64
+		// The device first: without one there is nothing to be kept.
+		n, err := q.SetDeviceRotation(ctx, db.SetDeviceRotationParams{
+			RotationState: p.Wire, SecretCreatedAt: nullMicros(r.SecretAt), LastRotationAttemptAt: nullMicros(r.State.StartedAt),
+			LastRotationCompletedAt: nullMicros(r.State.CompletedAt), ID: r.Device,
+		})
+		if err := one(n, err, "Device", r.Device); err != nil {
+			return err
+		}
+		if r.Version == 0 {
+			n, err = q.InsertRotation(ctx, db.InsertRotationParams{
+				DeviceID: p.DeviceID, Wire: p.Wire, State: p.State, OldSealed: p.OldSealed, NewSealed: p.NewSealed, OldName: p.OldName, NewName: p.NewName,
+				SecretAt: p.SecretAt, NewAt: p.NewAt, Actor: p.Actor, Reason: p.Reason, Campaign: p.Campaign, Urgent: p.Urgent, Holder: p.Holder,
+				HeldUntil: p.HeldUntil, TodoAt: p.TodoAt, Tries: p.Tries, Trouble: p.Trouble, Stuck: p.Stuck, DueAt: p.DueAt,
+			})
+		} else {
+			n, err = q.UpdateRotation(ctx, p)
+		}
+		switch {
+		case err != nil:
+			return classify(err)
+		case n == 0:
+			return fleet.ErrExists("Rotation", r.Device)
+		}
+		return history(ctx, q, c)
+	})
+	if err != nil {
+		return 0, err
+	}
+	return r.Version + 1, nil
+}
+
+// history stores what a change adds to it.
+func history(ctx context.Context, q *db.Queries, c rotation.Change) error {
+	device := c.Record.Device
+	if a := c.Attempt; a != nil {
+		err := q.PutRotationAttempt(ctx, db.PutRotationAttemptParams{
+			DeviceID: device, Attempt: a.Number, Actor: a.Actor, Reason: a.Reason, Campaign: a.Campaign,
+			StartedAt: micros(a.StartedAt), EndedAt: micros(a.EndedAt), Outcome: string(a.Outcome),
+		})
+		if err != nil {
+			return classify(err)
+		}
+		last := a.Number - rotation.KeptAttempts
+		if last > 0 {
+			if err := q.DeleteRotationAttempts(ctx, db.DeleteRotationAttemptsParams{DeviceID: device, Attempt: last}); err != nil {
+				return classify(err)
+			}
+			if err := q.DeleteRotationSteps(ctx, db.DeleteRotationStepsParams{DeviceID: device, Attempt: last}); err != nil {
+				return classify(err)
+			}
+		}
+	}
+	for _, e := range c.Entries {
+		id, err := q.NextID(ctx, "rotation_steps")
+		if err != nil {
+			return classify(err)
+		}
+		err = q.InsertRotationStep(ctx, db.InsertRotationStepParams{
+			ID: id, DeviceID: device, Attempt: c.Record.State.Attempt, At: micros(e.At), What: e.What, Detail: e.Detail,
+		})
+		if err != nil {
+			return classify(err)
+		}
+	}
+	return nil
+}
+
+// wire is the state as the device has it.
+func wire(s rotation.State) fleet.RotationState {
+	if s.Wire == "" {
+		return fleet.RotationOK
+	}
+	return s.Wire
+}
+
+func nullMicros(t time.Time) sql.NullInt64 {
+	return sql.NullInt64{Int64: micros(t), Valid: !t.IsZero()}
+}
+
+// DueRotations implements rotation.Store.
+func (d *DB) DueRotations(ctx context.Context, now time.Time, limit int) ([]int64, error) {
+	ids, err := d.q.ListDueRotations(ctx, db.ListDueRotationsParams{Now: micros(now), Most: int32(limit)})
+	return ids, classify(err)
+}
+
+// UnfinishedRotations implements rotation.Store.
+func (d *DB) UnfinishedRotations(ctx context.Context) ([]int64, error) {
+	ids, err := d.q.ListUnfinishedRotations(ctx)
+	return ids, classify(err)
+}
+
+// QueuedRotations implements rotation.Store.
+func (d *DB) QueuedRotations(ctx context.Context, limit int) ([]int64, error) {
+	ids, err := d.q.ListQueuedRotations(ctx, int32(limit))
+	return ids, classify(err)
+}
+
+// RotationsInFlight implements rotation.Store.
+func (d *DB) RotationsInFlight(ctx context.Context) (int, error) {
+	n, err := d.q.CountRotationsInFlight(ctx)
+	return int(n), classify(err)
+}
+
+// RotationCounts implements rotation.Store.
+func (d *DB) RotationCounts(ctx context.Context) (map[fleet.RotationState]int, error) {
+	rows, err := d.q.CountRotations(ctx)
+	if err != nil {
+		return nil, classify(err)
+	}
+	counts := map[fleet.RotationState]int{fleet.RotationOK: 0, fleet.RotationQueued: 0, fleet.RotationPending: 0, fleet.RotationTimeout: 0}
+	for _, r := range rows {
+		counts[fleet.RotationState(r.RotationState)] = int(r.Devices)
+	}
+	return counts, nil
+}
+
+// RotationAttempts implements rotation.Store.
+func (d *DB) RotationAttempts(ctx context.Context, device int64, limit int) ([]rotation.Attempt, error) {
+	rows, err := d.q.ListRotationAttempts(ctx, db.ListRotationAttemptsParams{DeviceID: device, Most: int32(limit)})
+	if err != nil || len(rows) == 0 {
+		return []rotation.Attempt{}, classify(err)
+	}
+	list := make([]rotation.Attempt, 0, len(rows))
+	at := make(map[int64]int, len(rows))
+	for n, r := range rows {
+		at[r.Attempt] = n
+		list = append(list, rotation.Attempt{
+			Number: r.Attempt, Actor: r.Actor, Reason: r.Reason, Campaign: r.Campaign,
+			StartedAt: timeOf(r.StartedAt), EndedAt: timeOf(r.EndedAt), Outcome: rotation.Outcome(r.Outcome),
+		})
+	}
+	steps, err := d.q.ListRotationSteps(ctx, db.ListRotationStepsParams{DeviceID: device, Attempt: rows[len(rows)-1].Attempt})
+	if err != nil {
+		return nil, classify(err)
+	}
+	for _, s := range steps {
+		if n, ok := at[s.Attempt]; ok {
+			list[n].Steps = append(list[n].Steps, rotation.Entry{At: timeOf(s.At), What: s.What, Detail: s.Detail})
+		}
+	}
+	return list, nil
+}
+
+// RotationLease implements rotation.Store.
+func (d *DB) RotationLease(ctx context.Context, holder string, now, until time.Time) (got bool, err error) {
+	err = d.tx(ctx, func(tx *sql.Tx) error {
+		n, err := db.New(tx).TakeRotationLease(ctx, db.TakeRotationLeaseParams{Holder: holder, Until: micros(until), Mine: holder, Now: micros(now)})
+		got = n > 0
+		return classify(err)
+	})
+	return got && err == nil, err
+}
+
+// ReleaseRotationLease implements rotation.Store.
+func (d *DB) ReleaseRotationLease(ctx context.Context, holder string) error {
+	return d.tx(ctx, func(tx *sql.Tx) error { return classify(db.New(tx).DropRotationLease(ctx, holder)) })
+}
