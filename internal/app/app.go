@@ -27,6 +27,7 @@ import (
 	"signalbox/internal/nats"
 	"signalbox/internal/overview"
 	"signalbox/internal/registry"
+	"signalbox/internal/rotation"
 	"signalbox/internal/sqlstore"
 	"signalbox/internal/sse"
 	"signalbox/internal/stream"
@@ -59,6 +60,8 @@ type app struct {
 	// deviceSecret compares the secret of a device with those that are good, where
 	// they are kept here. Nil: they are not.
 	deviceSecret func(ctx context.Context, clientID, secret string) (fleet.DeviceClaims, error)
+
+	rotating rotation.Issuer // where the secrets of devices are changed
 
 	stop    chan struct{} // has room for one: /health/drain was asked
 	drained chan struct{} // closed when no messages are taken and no streams are open
@@ -217,7 +220,9 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		health.Provider = identity.Provider.Ready
 	}
 	var sources []unit
+	var brokers []publisher
 	if cfg.MQTTListen != "" {
+		brokers = append(brokers, server)
 		source, err := nats.NewSource(ctx, server, nats.SourceOptions{Topic: cfg.LogsinkTopic, Log: log})
 		if err != nil {
 			return nil, err
@@ -241,15 +246,24 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		}
 		ingest.Stored(origins)
 		health.Broker = source.Connected
+		brokers = append(brokers, source)
 		sources = append(sources, unit{"external MQTT broker", func(ctx context.Context) error { return ingest.Run(ctx, source) }})
 	}
 	a.observeJournal(journal, devices.Directory(), len(sources) > 0)
+
+	rotating, rotationUnits, err := a.openRotation(db, key, brokers, func(rotation.News) {
+		_ = nudger.Nudge("web") // its error is that we end, and then every page asks again
+	})
+	if err != nil {
+		return nil, err
+	}
 
 	recorder := overview.New(a.metrics, log)
 	a.web = web.New(web.Options{
 		Log: log, Registry: devices, Metrics: a.metrics, Identity: identity, CORSOrigins: cfg.CORSOrigins,
 		History: history, Undelivered: copied.dead, Streams: streams, Connections: connections, Nudger: nudger, Health: health, DrainKey: cfg.DrainAuthKey.Reveal(),
 		Activity: activity, Overview: recorder, Page: ui.Handler, Devices: credentials,
+		Rotation: rotating,
 	})
 	public, err := a.listen("HTTP", cfg.Addr(), cfg.TLSCert, cfg.TLSKey, a.web.Handler())
 	if err != nil {
@@ -283,7 +297,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 			defer bye()
 			return streams.Run(ctx, time.Duration(cfg.GracefulShutdownTimeout)/2)
 		}})
-	return append(units, sources...), nil
+	return slices.Concat(units, sources, rotationUnits), nil
 }
 
 // rememberedOrigins is how many of the newest batches are known again when the

@@ -77,9 +77,10 @@ func (a *app) openBroker(o *nats.ServerOptions, r brokerRights, open bool) (*web
 
 // The topics of devices besides those of the log (docs/OPERATIONS.md).
 const (
-	updateTopics   = "iotsupport/updates/+"      // what all are told
-	telemetryTopic = "iotsupport/telemetry/%s/#" // what one measures
-	rotationTopic  = "iotsupport/%s/rotation"    // what one is told of its credentials
+	updateTopics      = "iotsupport/updates/+"            // what all are told
+	provisioningTopic = "iotsupport/updates/provisioning" // that one is to fetch its secret
+	telemetryTopic    = "iotsupport/telemetry/%s/#"       // what one measures
+	rotationTopic     = "iotsupport/%s/rotation"          // what one is told of its credentials
 )
 
 // brokerAuthenticate returns who lets devices in: by a token or, where that is

@@ -42,7 +42,7 @@ func (a *app) openDevices(ctx context.Context, db *sqlstore.DB, key string, who 
 			p := oidc.New(oidc.Options{Issuer: cfg.DeviceIssuer(), ClientID: deviceAudience, Audience: cfg.OIDCAudience, Skew: time.Duration(cfg.OIDCClockSkew), Log: a.log})
 			provider, units = p, append(units, unit{"issuer of device tokens", p.Run})
 		}
-		issuer, how.Verify = realm, verifyAt(provider)
+		issuer, a.rotating, how.Verify = realm, realm, verifyAt(provider)
 	} else {
 		box, err := secret.NewBox(key, "device credentials")
 		if err != nil {
@@ -56,7 +56,7 @@ func (a *app) openDevices(ctx context.Context, db *sqlstore.DB, key string, who 
 		if err != nil {
 			return fail(err)
 		}
-		issuer, units = here, append(units, unit{"issuer of device tokens", here.Run})
+		issuer, a.rotating, units = here, here, append(units, unit{"issuer of device tokens", here.Run})
 		how.Verify, how.Issuer, how.SetPublicKey = here.Verify, here.Handler(), here.SetPublicKey
 		a.deviceSecret = here.VerifySecret
 	}

@@ -110,10 +110,21 @@ type Config struct {
 	TrustedProxies        Networks `env:"TRUSTED_PROXIES" default:"[\"127.0.0.0/8\",\"::1/128\"]" group:"Login" placeholder:"JSON" help:"Reverse proxies, as a JSON list of networks: what they say in X-Forwarded-For is where a request comes from, for the audit and against guessing."`
 	AuditMaxAge           Duration `env:"AUDIT_MAX_AGE" default:"400d" min:"1d" zero:"no limit" group:"Login" placeholder:"TIME" help:"Age at which the record of who did what is deleted."`
 
-	DeviceBaseURL             string   `env:"DEVICE_BASEURL" name:"device-baseurl" group:"Devices" placeholder:"URL" help:"Address under which devices reach the API. Empty: BASEURL."`
-	DeviceMQTTURL             string   `env:"DEVICE_MQTT_URL" name:"device-mqtt-url" group:"Devices" placeholder:"URL" help:"Broker that devices connect to, as mqtt://host:1883. Empty: MQTT_URL without user name and password, or else the built-in broker at the host of DEVICE_BASEURL."`
-	WiFiSSID                  string   `env:"WIFI_SSID" name:"wifi-ssid" group:"Devices" placeholder:"TEXT" help:"Network that devices are provisioned with."`
-	WiFiPassword              Secret   `env:"WIFI_PASSWORD" name:"wifi-password" group:"Devices" placeholder:"SECRET" help:"Password of WIFI_SSID."`
+	DeviceBaseURL        string   `env:"DEVICE_BASEURL" name:"device-baseurl" group:"Devices" placeholder:"URL" help:"Address under which devices reach the API. Empty: BASEURL."`
+	DeviceMQTTURL        string   `env:"DEVICE_MQTT_URL" name:"device-mqtt-url" group:"Devices" placeholder:"URL" help:"Broker that devices connect to, as mqtt://host:1883. Empty: MQTT_URL without user name and password, or else the built-in broker at the host of DEVICE_BASEURL."`
+	WiFiSSID             string   `env:"WIFI_SSID" name:"wifi-ssid" group:"Devices" placeholder:"TEXT" help:"Network that devices are provisioned with."`
+	WiFiPassword         Secret   `env:"WIFI_PASSWORD" name:"wifi-password" group:"Devices" placeholder:"SECRET" help:"Password of WIFI_SSID."`
+	RotationCron         string   `env:"ROTATION_CRON" group:"Rotation" placeholder:"CRON" help:"When the credentials of all active devices are rotated, as minute, hour, day of the month, month, day of the week: 0 8 * * 6#1 is the first Saturday of each month at 8. Empty: only when asked."`
+	RotationTimezone     string   `env:"ROTATION_TIMEZONE" default:"UTC" group:"Rotation" placeholder:"ZONE" help:"Time zone of ROTATION_CRON, as Europe/Berlin."`
+	RotationTimeout      Duration `env:"ROTATION_TIMEOUT_SECONDS" default:"300s" min:"5s" max:"7d" group:"Rotation" placeholder:"TIME" help:"Time that a device has to fetch and use its new secret. Its old one stays good when it does not."`
+	RotationInFlight     int      `env:"ROTATION_IN_FLIGHT" default:"1" min:"1" max:"1000" group:"Rotation" placeholder:"N" help:"Devices that are rotated at once, without those of campaigns, which have a number of their own."`
+	RotationRetryAfter   Duration `env:"ROTATION_RETRY_AFTER" default:"10m" min:"1s" max:"7d" group:"Rotation" placeholder:"TIME" help:"Wait before a rotation that timed out is tried again; twice as long after each more, and a day at most."`
+	RotationTries        int      `env:"ROTATION_TRIES" default:"3" min:"1" max:"100" group:"Rotation" placeholder:"N" help:"Rotations of a device that may time out in a row. Then it waits for a person."`
+	RotationTurn         Duration `env:"ROTATION_TURN" default:"10m" min:"1m" max:"7d" group:"Rotation" placeholder:"TIME" help:"With Keycloak, which holds one secret at a time: for how long it holds the new one, and then the old one, until the device has used one of them."`
+	RotationCriticalDays int      `env:"ROTATION_CRITICAL_THRESHOLD_DAYS" default:"7" min:"1" max:"36500" group:"Rotation" placeholder:"DAYS" help:"Days since its last rotation after which a device whose rotation timed out counts as critical."`
+	InternalAPIURL       string   `env:"INTERNAL_API_URL" group:"Rotation" placeholder:"URL" help:"Internal listener of the running Signalbox, which signalbox rotation-job tells that something changed."`
+	InternalAPIToken     Secret   `env:"INTERNAL_API_TOKEN" group:"Rotation" placeholder:"SECRET" help:"Bearer token that INTERNAL_LISTEN asks for at /internal. Empty: none."`
+
 	DeviceTokenLifetime       Duration `env:"DEVICE_TOKEN_LIFETIME" default:"5m" min:"30s" max:"24h" group:"Devices" placeholder:"TIME" help:"How long an access token that Signalbox gives to a device is good."`
 	OIDCTokenURL              string   `env:"OIDC_TOKEN_URL" name:"oidc-token-url" group:"Devices" placeholder:"URL" help:"Where devices get their access tokens. With KEYCLOAK_BASE_URL it is the token endpoint of the realm. Empty: Signalbox's own."`
 	KeycloakBaseURL           string   `env:"KEYCLOAK_BASE_URL" name:"keycloak-base-url" group:"Devices" placeholder:"URL" help:"Keycloak that holds the OAuth2 clients of devices, as https://keycloak.example.org. Needs the other KEYCLOAK settings and OIDC_TOKEN_URL. Empty: Signalbox issues the tokens itself."`

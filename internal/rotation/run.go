@@ -134,9 +134,22 @@ func (r *running) aside(ctx context.Context, device int64, f func() error) bool 
 	return true
 }
 
-// advance starts attempts while there is room in flight.
+// advance starts attempts: of what campaigns queued all, and of the rest while
+// there is room in flight.
 func (r *running) advance(ctx context.Context) error {
-	ids, err := r.opts.Store.QueuedRotations(ctx, r.opts.InFlight+workers)
+	ids, err := r.opts.Store.QueuedByCampaigns(ctx, workers)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if !r.now().Before(r.until) {
+			return nil
+		}
+		if _, err := r.begin(ctx, id); err != nil {
+			return err
+		}
+	}
+	ids, err = r.opts.Store.QueuedRotations(ctx, r.opts.InFlight+workers)
 	if err != nil || len(ids) == 0 {
 		return err
 	}

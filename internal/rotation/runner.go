@@ -624,7 +624,7 @@ func (r *Runner) tend(ctx context.Context, device int64, force bool) error {
 		rec.State.RetryAt = time.Time{}
 		return r.store(ctx, &rec, Change{Due: rec.Due(r.opts.Policy)})
 	}
-	rec.Actor, rec.Reason, rec.Urgent = "", "again after a time-out", false
+	rec.Actor, rec.Reason, rec.Campaign, rec.Urgent = "", "again after a time-out", 0, false
 	return step(Queue{})
 }
 

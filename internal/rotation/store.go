@@ -108,9 +108,13 @@ type Store interface {
 	UnfinishedRotations(ctx context.Context) ([]int64, error)
 	// QueuedRotations returns devices that wait for an attempt in the order in
 	// which they shall have one: urgent ones, then those whose secret is oldest.
+	// Those of campaigns are not among them.
 	QueuedRotations(ctx context.Context, limit int) ([]int64, error)
+	// QueuedByCampaigns returns the devices that a campaign queued: it is for the
+	// campaign to know how many it wants in flight.
+	QueuedByCampaigns(ctx context.Context, limit int) ([]int64, error)
 	// RotationsInFlight returns how many devices are in an attempt, without those
-	// that are stuck.
+	// that are stuck, and those of campaigns.
 	RotationsInFlight(ctx context.Context) (int, error)
 	// RotationCounts returns how many devices there are in each state.
 	RotationCounts(ctx context.Context) (map[fleet.RotationState]int, error)

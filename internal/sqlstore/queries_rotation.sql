@@ -42,10 +42,13 @@ SELECT device_id FROM rotations WHERE due_at > 0 AND due_at <= sqlc.arg(now) ORD
 SELECT device_id FROM rotations WHERE due_at > 0 AND todo_at > 0;
 
 -- name: ListQueuedRotations :many
-SELECT device_id FROM rotations WHERE wire = 'QUEUED' ORDER BY urgent DESC, secret_at, device_id LIMIT sqlc.arg(most);
+SELECT device_id FROM rotations WHERE wire = 'QUEUED' AND campaign = 0 ORDER BY urgent DESC, secret_at, device_id LIMIT sqlc.arg(most);
+
+-- name: ListQueuedByCampaigns :many
+SELECT device_id FROM rotations WHERE wire = 'QUEUED' AND campaign <> 0 ORDER BY device_id LIMIT sqlc.arg(most);
 
 -- name: CountRotationsInFlight :one
-SELECT count(*) FROM rotations WHERE wire = 'PENDING' AND stuck = FALSE;
+SELECT count(*) FROM rotations WHERE wire = 'PENDING' AND stuck = FALSE AND campaign = 0;
 
 -- name: CountRotations :many
 SELECT rotation_state, count(*) AS devices FROM devices GROUP BY rotation_state;

@@ -162,6 +162,12 @@ func (d *DB) QueuedRotations(ctx context.Context, limit int) ([]int64, error) {
 	return ids, classify(err)
 }
 
+// QueuedByCampaigns implements rotation.Store.
+func (d *DB) QueuedByCampaigns(ctx context.Context, limit int) ([]int64, error) {
+	ids, err := d.q.ListQueuedByCampaigns(ctx, int32(limit))
+	return ids, classify(err)
+}
+
 // RotationsInFlight implements rotation.Store.
 func (d *DB) RotationsInFlight(ctx context.Context) (int, error) {
 	n, err := d.q.CountRotationsInFlight(ctx)

@@ -82,12 +82,16 @@ func (s *Server) showCredentials(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.write(w, r, http.StatusOK, deviceCredentials{
+	s.write(w, r, http.StatusOK, s.credentialsOf(d, secret))
+	return nil
+}
+
+func (s *Server) credentialsOf(d fleet.Device, secret string) deviceCredentials {
+	return deviceCredentials{
 		DeviceKey: d.Key, ClientID: d.ClientID(), ClientSecret: secret,
 		TokenURL: textOrNull(s.devices.TokenURL), BaseURL: textOrNull(s.devices.BaseURL), MQTTURL: textOrNull(s.devices.MQTTURL),
 		WiFiSSID: textOrNull(s.devices.WiFiSSID), WiFiPassword: textOrNull(s.devices.WiFiPassword),
-	})
-	return nil
+	}
 }
 
 // revocation is what was done to withdraw a device's credential, or to give it

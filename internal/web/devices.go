@@ -42,47 +42,54 @@ type Devices struct {
 
 type deviceContextKey struct{}
 
+// caller is the device that sent a request.
+type caller struct {
+	fleet.DeviceRef
+	claims fleet.DeviceClaims // of its token; zero: it only said which one it is
+}
+
 // withDevice returns a context that carries the device that sent a request.
-func withDevice(ctx context.Context, d fleet.DeviceRef) context.Context {
-	return context.WithValue(ctx, deviceContextKey{}, d)
+func withDevice(ctx context.Context, c caller) context.Context {
+	return context.WithValue(ctx, deviceContextKey{}, c)
 }
 
 // callingDevice returns the device that sent the request of a route for devices.
-func callingDevice(r *http.Request) fleet.DeviceRef {
-	d, _ := r.Context().Value(deviceContextKey{}).(fleet.DeviceRef)
-	return d
+func callingDevice(r *http.Request) caller {
+	c, _ := r.Context().Value(deviceContextKey{}).(caller)
+	return c
 }
 
 // identifyDevice returns the device that sent a request, by its bearer token
 // alone: cookies are people's. The device must be there and not be revoked,
 // whatever its token says.
-func (s *Server) identifyDevice(r *http.Request) (fleet.DeviceRef, error) {
+func (s *Server) identifyDevice(r *http.Request) (caller, error) {
 	header := r.Header.Get("Authorization")
 	if scheme, token, ok := strings.Cut(header, " "); ok && strings.EqualFold(scheme, "Bearer") && s.devices.Verify != nil {
 		claims, err := s.devices.Verify(r.Context(), strings.TrimSpace(token))
 		if err != nil {
-			return fleet.DeviceRef{}, err
+			return caller{}, err
 		}
-		return s.registry.Identify(claims)
+		ref, err := s.registry.Identify(claims)
+		return caller{ref, claims}, err
 	}
 	if header != "" || s.devices.Open == nil || !s.devices.Open() {
-		return fleet.DeviceRef{}, access.Deny(access.Missing, nil)
+		return caller{}, access.Deny(access.Missing, nil)
 	}
 	if !s.identity.ownName(r.Host) { // see identify
-		return fleet.DeviceRef{}, errName
+		return caller{}, errName
 	}
 	key := r.URL.Query().Get("device_key")
 	if key == "" {
-		return fleet.DeviceRef{}, fleet.E(fleet.Unauthenticated, nil, "Device authentication required")
+		return caller{}, fleet.E(fleet.Unauthenticated, nil, "Device authentication required")
 	}
 	ref, ok := s.registry.Directory().ByKey(key)
 	switch {
 	case !ok:
-		return fleet.DeviceRef{}, fleet.E(fleet.NotFound, nil, "Device %.40q was not found", key)
+		return caller{}, fleet.E(fleet.NotFound, nil, "Device %.40q was not found", key)
 	case ref.Revoked:
-		return fleet.DeviceRef{}, access.Deny(access.Revoked, errors.New("the device is revoked"))
+		return caller{}, access.Deny(access.Revoked, errors.New("the device is revoked"))
 	}
-	return ref, nil
+	return caller{DeviceRef: ref}, nil
 }
 
 // issuer answers a path of the built-in issuer, in the ways of OAuth2.

@@ -97,6 +97,9 @@ func (s *Server) routes() []route {
 		{"POST", "/api/devices/{id}/restore", editor, "restore_device", "device.restore", s.restoreDevice},
 		{"POST", "/api/device-clients/reconcile", editor, "reconcile_device_clients", "devices.reconcile", s.reconcileClients},
 
+		{"POST", "/api/devices/{id}/rotate", editor, "trigger_device_rotation", "device.rotate", s.rotateDevice},
+
+		{"GET", "/api/iot/provisioning", device, "iot_get_provisioning", actionSecret, s.deviceProvisioning},
 		{"GET", "/api/iot/config", device, "iot_get_config", "", s.deviceConfig},
 
 		{"GET", "/.well-known/openid-configuration", public, "", "", s.issuer},

@@ -14,6 +14,7 @@ import (
 	"signalbox/internal/logs"
 	"signalbox/internal/overview"
 	"signalbox/internal/registry"
+	"signalbox/internal/rotation"
 	"signalbox/internal/stream"
 )
 
@@ -62,6 +63,9 @@ type Options struct {
 
 	// Devices is how devices prove who they are. The zero Devices lets none in.
 	Devices Devices
+
+	// Rotation rotates the credentials of devices. Nil: nobody does.
+	Rotation *rotation.Runner
 }
 
 // Server answers HTTP requests.
@@ -88,6 +92,7 @@ type Server struct {
 	activity    *logs.Activity
 	overview    *overview.Recorder
 	devices     Devices
+	rotation    *rotation.Runner
 	page        http.Handler
 
 	handler, internal http.Handler
@@ -111,6 +116,7 @@ func New(o Options) *Server {
 		activity:    o.Activity,
 		overview:    o.Overview,
 		devices:     o.Devices,
+		rotation:    o.Rotation,
 		gatherer:    prometheus.NewRegistry(),
 	}
 	var register prometheus.Registerer // a nil *Registry in it would not be nil

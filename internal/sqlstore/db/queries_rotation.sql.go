@@ -43,7 +43,7 @@ func (q *Queries) CountRotations(ctx context.Context) ([]CountRotationsRow, erro
 }
 
 const countRotationsInFlight = `-- name: CountRotationsInFlight :one
-SELECT count(*) FROM rotations WHERE wire = 'PENDING' AND stuck = FALSE
+SELECT count(*) FROM rotations WHERE wire = 'PENDING' AND stuck = FALSE AND campaign = 0
 `
 
 func (q *Queries) CountRotationsInFlight(ctx context.Context) (int64, error) {
@@ -277,8 +277,35 @@ func (q *Queries) ListDueRotations(ctx context.Context, arg ListDueRotationsPara
 	return items, nil
 }
 
+const listQueuedByCampaigns = `-- name: ListQueuedByCampaigns :many
+SELECT device_id FROM rotations WHERE wire = 'QUEUED' AND campaign <> 0 ORDER BY device_id LIMIT $1
+`
+
+func (q *Queries) ListQueuedByCampaigns(ctx context.Context, most int32) ([]int64, error) {
+	rows, err := q.db.QueryContext(ctx, listQueuedByCampaigns, most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []int64
+	for rows.Next() {
+		var device_id int64
+		if err := rows.Scan(&device_id); err != nil {
+			return nil, err
+		}
+		items = append(items, device_id)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const listQueuedRotations = `-- name: ListQueuedRotations :many
-SELECT device_id FROM rotations WHERE wire = 'QUEUED' ORDER BY urgent DESC, secret_at, device_id LIMIT $1
+SELECT device_id FROM rotations WHERE wire = 'QUEUED' AND campaign = 0 ORDER BY urgent DESC, secret_at, device_id LIMIT $1
 `
 
 func (q *Queries) ListQueuedRotations(ctx context.Context, most int32) ([]int64, error) {
