@@ -129,6 +129,7 @@ func rotationRoundTrip(t *testing.T, s RotationStore) {
 		c.Record = empty
 		c.Record.Version = 2
 	})
+	empty.State.Wire = fleet.RotationOK
 	same(t, kept(t, s, id), empty)
 	if d, err = s.Device(t.Context(), id); err != nil || d.Rotation != fleet.RotationOK || d.SecretCreatedAt != nil || d.LastRotationAttemptAt != nil || d.LastRotationCompletedAt != nil {
 		t.Errorf("%+v, %v", d, err)

@@ -41,12 +41,25 @@ func (d *DB) Rotation(ctx context.Context, device int64) (rotation.Record, error
 	if err := json.Unmarshal([]byte(row.State), &r.State); err != nil {
 		return rotation.Record{}, fmt.Errorf("the state of device %d cannot be read: %w", device, err)
 	}
+	// What queues many devices at once writes the column only, and inserts the
+	// records that are missing with a state that says nothing.
+	r.State.Wire = fleet.RotationState(row.Wire)
+	r.State.StartedAt = timeOr(r.State.StartedAt, of.LastRotationAttemptAt)
+	r.State.CompletedAt = timeOr(r.State.CompletedAt, of.LastRotationCompletedAt)
 	r.Version, r.Old, r.New, r.OldName, r.NewName = row.Version, row.OldSealed, row.NewSealed, row.OldName, row.NewName
-	r.SecretAt, r.NewAt = timeOf(row.SecretAt), timeOf(row.NewAt)
+	r.SecretAt, r.NewAt = timeOr(timeOf(row.SecretAt), of.SecretCreatedAt), timeOf(row.NewAt)
 	r.Actor, r.Reason, r.Campaign, r.Urgent = row.Actor, row.Reason, row.Campaign, row.Urgent
 	r.Holder, r.HeldUntil, r.TodoAt = row.Holder, timeOf(row.HeldUntil), timeOf(row.TodoAt)
 	r.Tries, r.Trouble, r.Stuck = int(row.Tries), row.Trouble, row.Stuck
 	return r, nil
+}
+
+// timeOr returns t, or the other time if t is none.
+func timeOr(t time.Time, or sql.NullInt64) time.Time {
+	if t.IsZero() {
+		return timeOf(or.Int64)
+	}
+	return t
 }
 
 // CommitRotation implements rotation.Store.

@@ -52,6 +52,16 @@ func TestPostgres(t *testing.T) {
 	t.Run("rotation", func(t *testing.T) {
 		conformance.Rotation(t, func(t *testing.T) conformance.RotationStore { return open(t, p.newDatabase()) })
 	})
+	t.Run("columns of rotations", func(t *testing.T) {
+		dsn := p.newDatabase()
+		testRotationColumns(t, dsn, func() *sql.DB {
+			db, err := sql.Open("pgx", dsn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return db
+		})
+	})
 	t.Run("migrations", func(t *testing.T) {
 		dsn := p.newDatabase()
 		testMigrations(t, dsn, func() *sql.DB {
