@@ -485,3 +485,121 @@ func TestMissingDevice(t *testing.T) {
 		}
 	})
 }
+
+// Who is silent has a slot for a while only, and the others go on. Never more have
+// a secret to prove than there are slots, not even when the silent ones come.
+func TestSilent(t *testing.T) {
+	t.Parallel()
+	bubble(t, 10, func(o *rotation.Options) { o.SilentAfter = 20 * time.Second }, func(t *testing.T, r *rig, all []*sim) {
+		silent := func(n int) bool { return n%2 == 0 }
+		r.stop() // none begins before all are queued
+		for _, d := range all {
+			d.queue()
+		}
+		r.begin(-1, false)
+		start := time.Now()
+		check := func() {
+			t.Helper()
+			unproven := 0
+			for _, d := range all {
+				if s := d.record().State; s.Wire == fleet.RotationPending && s.Step == rotation.Offered && !s.FetchedAt.IsZero() {
+					unproven++
+				}
+			}
+			if n, err := r.db.RotationsInFlight(t.Context(), time.Now()); err != nil || n > 1 || unproven > 1 {
+				t.Errorf("%d in flight, %d have a secret to prove, %v", n, unproven, err)
+			}
+		}
+		until(t, nil, func() bool {
+			done := true
+			for n, d := range all {
+				if !silent(n) {
+					d.live()
+					done = done && !d.record().State.CompletedAt.IsZero()
+				}
+				check()
+			}
+			return done
+		})
+		if took := time.Since(start); took > 6*20*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		time.Sleep(20 * time.Second) // the last of them is told as well
+		for n, d := range all {
+			if silent(n) {
+				d.is(fleet.RotationPending, rotation.Offered)
+			}
+		}
+
+		// Now all of them come at once: one has its secret, and the rest wait.
+		var one *sim
+		for n, d := range all {
+			if !silent(n) {
+				continue
+			}
+			before := d.secret
+			if !d.login() {
+				t.Fatal("locked out")
+			}
+			if err := d.fetch(true); err != nil {
+				t.Fatal(err)
+			}
+			check()
+			switch {
+			case one == nil:
+				if one = d; d.secret == before {
+					t.Error("the first has no new secret")
+				}
+			case d.secret != before:
+				t.Error("another one has a new secret")
+			default:
+				d.is(fleet.RotationQueued, rotation.Offered)
+			}
+		}
+		until(t, nil, func() bool {
+			done := true
+			for n, d := range all {
+				if silent(n) && d.record().State.Wire != fleet.RotationQueued {
+					d.live()
+				}
+				done = done && d.record().State.Step == rotation.Idle
+				check()
+			}
+			return done
+		})
+		for _, d := range all {
+			list, err := r.db.RotationAttempts(t.Context(), d.id, 9)
+			if err != nil || len(list) != 1 || list[0].Outcome != rotation.Done || !d.login() {
+				t.Errorf("%+v, %v", list, err)
+			}
+		}
+	})
+}
+
+// One that was postponed can be taken out of the queue, and its attempt is over.
+func TestAbortPostponed(t *testing.T) {
+	t.Parallel()
+	bubble(t, 2, func(o *rotation.Options) { o.SilentAfter = time.Second }, func(t *testing.T, r *rig, all []*sim) {
+		a, b := all[0], all[1]
+		a.queue()
+		time.Sleep(3 * time.Second)
+		b.queue()
+		time.Sleep(500 * time.Millisecond)
+		if b.login(); b.fetch(true) != nil {
+			t.Fatal("not answered")
+		}
+		first := a.secret
+		if a.login(); a.fetch(true) != nil || a.secret != first {
+			t.Error("it got another one")
+		}
+		a.is(fleet.RotationQueued, rotation.Offered)
+		if err := r.runner.Abort(t.Context(), a.id); err != nil {
+			t.Fatal(err)
+		}
+		a.is(fleet.RotationOK, rotation.Offered)
+		list, err := r.db.RotationAttempts(t.Context(), a.id, 9)
+		if err != nil || len(list) != 1 || list[0].Outcome != rotation.Aborted || list[0].EndedAt.IsZero() {
+			t.Errorf("%+v, %v", list, err)
+		}
+	})
+}
