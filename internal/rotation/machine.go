@@ -28,7 +28,7 @@ type State struct {
 	FetchedAt time.Time // when the new secret was first handed out; zero: nobody can have it
 	FetchedBy time.Time // when the token was issued that it was last handed out for
 	Asked     bool      // the device asked for its secret in this attempt, and so it knows
-	Postponed bool      // the attempt is queued again, as it came while too many were at it
+	Postponed bool      // the attempt is queued again, and goes on when it is its turn
 
 	// Believed says that the device seems to have the new secret, which stays
 	// beside the old one. The next attempt makes sure first: then it is Settling.
@@ -39,6 +39,11 @@ type State struct {
 	Switching bool      // it may still hold the other one
 	LiveSince time.Time // when it had taken it, by its own clock
 	SwitchAt  time.Time // when it is to hold the other one; zero: not at all
+
+	// Resetting says that the new secret is to be the only one without anybody's
+	// proof, as what the device had is lost or in the wrong hands. It is Proven then.
+	Resetting bool
+	NotBefore time.Time // of the last reset, by the provider's clock: tokens of before get no secret
 
 	CompletedAt time.Time // when a rotation was last completed
 	Failures    int       // attempts that timed out since then
@@ -99,6 +104,11 @@ type (
 	// Postpone is a Fetch that comes when no device more may be given a new secret.
 	// One that nobody has so far waits until it is its turn again.
 	Postpone struct{ IssuedAt time.Time }
+	// Hold has an attempt wait, as the device cannot take part: it was revoked.
+	Hold struct{}
+	// Reset replaces whatever secrets there are by a fresh one, at once. A device
+	// that is not given that one by a person is locked out.
+	Reset struct{}
 	// Switched says that the provider accepts the secret that is Live, alone,
 	// since At, by the provider's clock.
 	Switched struct {
@@ -111,8 +121,9 @@ type (
 	// Token is a valid token that does not name the secret, of a device that asks
 	// for anything but its secret.
 	Token struct{ IssuedAt time.Time }
-	// Destroyed says that the provider accepts the new secret alone, for good.
-	Destroyed struct{}
+	// Destroyed says that the provider accepts the new secret alone, for good, since
+	// At, by the provider's clock.
+	Destroyed struct{ At time.Time }
 	// Tick says that time has passed.
 	Tick struct{}
 	// Abort ends the attempt. A new secret that nobody can have is not given out
@@ -125,6 +136,8 @@ func (Start) event()     {}
 func (Created) event()   {}
 func (Fetch) event()     {}
 func (Postpone) event()  {}
+func (Hold) event()      {}
+func (Reset) event()     {}
 func (Switched) event()  {}
 func (Used) event()      {}
 func (Token) event()     {}
@@ -147,6 +160,7 @@ const (
 	Tell                       // tell the device that there is a secret to be fetched
 	GiveNew                    // answer the device with the new secret
 	GiveOld                    // answer the device with the one that it has
+	Refuse                     // answer the device that its token is too old
 	Announce                   // tell the pages
 )
 
@@ -164,6 +178,10 @@ func (p Policy) Step(s State, e Event, now time.Time) (State, []Effect) {
 		return p.fetch(s, e, now)
 	case Postpone:
 		return p.postpone(s, e, now)
+	case Hold:
+		return p.hold(s)
+	case Reset:
+		return p.reset(s, now)
 	case Switched:
 		if s.Switching && e.To == s.Live {
 			s.Switching, s.LiveSince = false, e.At
@@ -174,7 +192,7 @@ func (p Policy) Step(s State, e Event, now time.Time) (State, []Effect) {
 	case Token:
 		return p.token(s, e, now)
 	case Destroyed:
-		return p.destroyed(s, now)
+		return p.destroyed(s, e, now)
 	case Tick:
 		return p.tick(s, now)
 	case Abort:
@@ -272,6 +290,8 @@ func (p Policy) created(s State, now time.Time) (State, []Effect) {
 
 func (p Policy) fetch(s State, f Fetch, now time.Time) (State, []Effect) {
 	switch {
+	case s.Resetting, !s.NotBefore.IsZero() && !f.IssuedAt.After(s.NotBefore): // who knows who that is
+		return s, []Effect{Refuse}
 	case s.Step == Proven: // it is just this one
 		return s, []Effect{GiveNew}
 	case s.Step != Offered, s.FetchedAt.IsZero() && s.Wire != fleet.RotationPending: // there is none, or nobody is to have it
@@ -301,6 +321,42 @@ func (p Policy) postpone(s State, f Postpone, now time.Time) (State, []Effect) {
 	}
 	s.Wire, s.Postponed, s.Deadline = fleet.RotationQueued, true, time.Time{}
 	return s, []Effect{GiveOld, Announce}
+}
+
+func (p Policy) hold(s State) (State, []Effect) {
+	if s.Wire != fleet.RotationPending || s.Step == Proven {
+		return s, nil
+	}
+	s.Wire, s.Postponed, s.Deadline = fleet.RotationQueued, true, time.Time{}
+	return s, []Effect{Announce}
+}
+
+func (p Policy) reset(s State, now time.Time) (State, []Effect) {
+	return State{
+		Wire: fleet.RotationPending, Step: Proven, Attempt: s.Attempt + 1, StartedAt: now, Resetting: true, Live: New,
+		NotBefore: s.NotBefore, CompletedAt: s.CompletedAt,
+	}, []Effect{Generate, Destroy, Announce}
+}
+
+// Package returns which secret to put into a device by hand: one that is good, or
+// will be within a Turn, and that no other device of the same name can have
+// destroyed by using its own. It is what Fetch would give, but nobody is taken to
+// have got it, as a package that is made need not arrive.
+//
+//   - Nothing was handed out: the new secret, if there is one, may be withdrawn by an
+//     Abort, and using it would prove nothing. The old one is good until the device
+//     itself has fetched and used another.
+//   - The new one was handed out: the device may have it, and once it uses it the old
+//     one is destroyed. The new one is not, as it is never given up from then on. A
+//     provider with two secrets accepts it. One with a single secret does when it is
+//     its turn; it is not switched for this, as a device that has the old secret
+//     still would be kept out each time that somebody looks.
+//   - It is proven, or a reset is under way: there is no other.
+func (p Policy) Package(s State) Which {
+	if s.Step == Proven || s.Step == Offered && !s.FetchedAt.IsZero() {
+		return New
+	}
+	return Old
 }
 
 // token judges by the time of a token which secret obtained it.
@@ -346,12 +402,14 @@ func (p Policy) used(s State, which Which, now time.Time) (State, []Effect) {
 	return s, []Effect{Destroy}
 }
 
-func (p Policy) destroyed(s State, now time.Time) (State, []Effect) {
+func (p Policy) destroyed(s State, e Destroyed, now time.Time) (State, []Effect) {
 	if s.Step != Proven {
 		return s, nil
 	}
-	done := State{Wire: fleet.RotationOK, Attempt: s.Attempt, StartedAt: s.StartedAt, CompletedAt: now}
+	done := State{Wire: fleet.RotationOK, Attempt: s.Attempt, StartedAt: s.StartedAt, CompletedAt: now, NotBefore: s.NotBefore}
 	switch {
+	case s.Resetting:
+		done.NotBefore = e.At
 	case s.Believed: // and that was announced
 		done.Wire, done.CompletedAt = s.Wire, s.CompletedAt
 		return done, []Effect{Promote}

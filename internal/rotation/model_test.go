@@ -67,6 +67,9 @@ func (w *world) commit(e rotation.Event) {
 func (w *world) perform(told bool) {
 	f := w.doing[0]
 	w.doing = w.doing[1:]
+	if !w.apt(f.effect) {
+		return
+	}
 	var then rotation.Event
 	switch f.effect {
 	case rotation.Create:
@@ -84,9 +87,11 @@ func (w *world) perform(told bool) {
 		then = rotation.Switched{To: w.state.Live, At: w.clock.Add(w.ahead)}
 	case rotation.Destroy:
 		w.accepts = []int{w.new}
-		then = rotation.Destroyed{}
+		then = rotation.Destroyed{At: w.clock.Add(w.ahead)}
 	case rotation.GiveNew, rotation.GiveOld:
-		w.answers = append(w.answers, f.secret)
+		if f.secret > 0 {
+			w.answers = append(w.answers, f.secret)
+		}
 	}
 	switch {
 	case !told: // it was killed in between
@@ -94,6 +99,19 @@ func (w *world) perform(told bool) {
 	case then != nil:
 		w.commit(then)
 	}
+}
+
+// apt reports whether there is still a reason to do it: who does asks that before.
+func (w *world) apt(f rotation.Effect) bool {
+	switch f {
+	case rotation.Create:
+		return w.state.Step == rotation.Creating
+	case rotation.Switch:
+		return w.state.Switching
+	case rotation.Destroy:
+		return w.state.Step == rotation.Proven
+	}
+	return true
 }
 
 // finish does everything that is to be done.
@@ -139,6 +157,20 @@ func (w *world) show() {
 func (w *world) fetch() {
 	if w.token != nil {
 		w.commit(rotation.Fetch{IssuedAt: w.token.issued})
+	}
+}
+
+// provision has a person put into the device what it ought to have. What was on its
+// way to it does not arrive, and its token is gone.
+func (w *world) provision() {
+	w.device, w.token, w.answers = w.own, nil, nil
+	if w.policy.Package(w.state) == rotation.New {
+		w.device = w.new
+	}
+	for n, f := range w.doing { // nor is it answered
+		if f.effect == rotation.GiveNew || f.effect == rotation.GiveOld {
+			w.doing[n].secret = 0
+		}
 	}
 }
 
@@ -215,11 +247,19 @@ func TestNobodyIsLockedOut(t *testing.T) {
 					accepts: []int{1}, device: 1, own: 1, secrets: 1,
 				}
 				t.Repeat(map[string]func(*rapid.T){
-					"queue":  func(t *rapid.T) { w.commit(rotation.Queue{Person: rapid.Bool().Draw(t, "person")}) },
-					"start":  func(*rapid.T) { w.commit(rotation.Start{}) },
-					"abort":  func(*rapid.T) { w.commit(rotation.Abort{}) },
-					"pass":   func(t *rapid.T) { w.pass(time.Duration(rapid.IntRange(0, 1500).Draw(t, "seconds")) * time.Second) },
-					"finish": func(*rapid.T) { w.finish() },
+					"queue": func(t *rapid.T) { w.commit(rotation.Queue{Person: rapid.Bool().Draw(t, "person")}) },
+					"start": func(*rapid.T) { w.commit(rotation.Start{}) },
+					"abort": func(*rapid.T) { w.commit(rotation.Abort{}) },
+					"hold":  func(*rapid.T) { w.commit(rotation.Hold{}) },
+					"reset": func(t *rapid.T) {
+						if rapid.IntRange(0, 3).Draw(t, "rare") == 0 {
+							w.commit(rotation.Reset{})
+							w.provision()
+						}
+					},
+					"provision": func(*rapid.T) { w.provision() },
+					"pass":      func(t *rapid.T) { w.pass(time.Duration(rapid.IntRange(0, 1500).Draw(t, "seconds")) * time.Second) },
+					"finish":    func(*rapid.T) { w.finish() },
 					"perform": func(t *rapid.T) {
 						if len(w.doing) > 0 {
 							w.perform(rapid.Bool().Draw(t, "told"))
@@ -245,7 +285,10 @@ func TestNobodyIsLockedOut(t *testing.T) {
 					},
 					"lose": func(*rapid.T) { w.answers = nil },
 					"": func(t *rapid.T) {
-						if dual && names && !slices.Contains(w.accepts, w.device) {
+						if w.state.Step == rotation.Idle && len(w.accepts) != 1 {
+							t.Fatalf("another secret is good: %v", w)
+						}
+						if dual && names && !w.state.Resetting && !slices.Contains(w.accepts, w.device) {
 							t.Fatalf("locked out: %v", w)
 						}
 						if !w.recovers() {

@@ -184,7 +184,7 @@ func (r *running) begin(ctx context.Context, device int64) (started bool, err er
 		return false, nil
 	}
 	rec, err := r.opts.Store.Rotation(ctx, device)
-	if err != nil || r.busy(&rec) || rec.State.Wire != fleet.RotationQueued {
+	if err != nil || r.busy(&rec) || rec.State.Wire != fleet.RotationQueued || rec.Revoked {
 		unlock()
 		if fleet.KindOf(err) == fleet.NotFound {
 			err = nil

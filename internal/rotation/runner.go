@@ -115,10 +115,14 @@ type Ask struct {
 
 // Queue asks for a rotation of a device and reports whether it was queued now.
 // It is not if it is queued already or in an attempt, or if it timed out and no
-// person asks. Urgent ones come before others.
+// person asks. Urgent ones come before others. fleet.Invalid: it is revoked.
 func (r *Runner) Queue(ctx context.Context, device int64, person, urgent bool, by Ask) (queued bool, err error) {
+	revoked := false
 	_, err = r.handle(ctx, device, func(rec *Record) Event {
 		queued = false
+		if revoked = rec.Revoked; revoked {
+			return nil
+		}
 		s, _ := r.opts.Policy.Step(rec.State, Queue{Person: person}, r.now())
 		if s.Wire != fleet.RotationQueued || rec.State.Wire == fleet.RotationQueued {
 			return nil
@@ -130,7 +134,75 @@ func (r *Runner) Queue(ctx context.Context, device int64, person, urgent bool, b
 		}
 		return Queue{Person: person}
 	})
+	if err == nil && revoked {
+		err = fleet.E(fleet.Invalid, nil, "The device is revoked")
+	}
 	return queued && err == nil, err
+}
+
+// Hold has the attempt of a device wait until the device is restored, as it was
+// revoked. What it has and what it may have stay as they are.
+func (r *Runner) Hold(ctx context.Context, device int64) error {
+	_, err := r.handle(ctx, device, func(rec *Record) Event {
+		if !rec.Revoked {
+			return nil
+		}
+		return Hold{}
+	})
+	return err
+}
+
+// Reset gives a device a fresh secret at once, as the only one: for a device whose
+// secret is lost or known to others. Package returns it. Whatever it had
+// before is destroyed, also if Reset could not do so at once.
+// fleet.Unavailable: the issuer does not have it yet, and is asked again.
+func (r *Runner) Reset(ctx context.Context, device int64, by Ask) error {
+	_, err := r.handle(ctx, device, func(rec *Record) Event {
+		rec.Actor, rec.Reason, rec.Campaign, rec.Urgent = by.Actor, by.Reason, 0, false
+		rec.TodoAt, rec.Tries, rec.Trouble, rec.Stuck = time.Time{}, 0, "", false // what was to be done is not any more
+		return Reset{}
+	})
+	if err != nil {
+		return err
+	}
+	rec, err := r.opts.Store.Rotation(ctx, device)
+	if err == nil && rec.State.Resetting {
+		err = fleet.E(fleet.Unavailable, nil, "The new secret of the device is not in force yet; it is tried again")
+	}
+	return err
+}
+
+// Package returns the secret to put into a device by hand, by the rules of
+// Policy.Package. It changes nothing. A device of the same name that goes on
+// with what it has may end what is in the package: Reset has it end at once.
+func (r *Runner) Package(ctx context.Context, device int64) (string, error) {
+	for range 10 {
+		rec, err := r.opts.Store.Rotation(ctx, device)
+		if err != nil {
+			return "", err
+		}
+		if r.opts.Policy.Package(rec.State) == New {
+			return r.open(&rec, rec.New)
+		}
+		text, err := r.old(ctx, &rec)
+		if err != nil {
+			return "", err
+		}
+		// What the issuer said is of this state if the state is the same still.
+		again, err := r.opts.Store.Rotation(ctx, device)
+		if err != nil || again.Version == rec.Version {
+			return text, err
+		}
+	}
+	return "", fleet.E(fleet.Unavailable, nil, "The rotation of the device changes too fast")
+}
+
+// old returns the secret that a device has which has no other.
+func (r *Runner) old(ctx context.Context, rec *Record) (string, error) {
+	if rec.State.Step != Idle && rec.Old != "" {
+		return r.open(rec, rec.Old)
+	}
+	return r.opts.Issuer.Secret(ctx, rec.ClientID)
 }
 
 // Abort ends the attempt of a device, or takes it from the queue. An attempt
@@ -259,10 +331,10 @@ func (r *Runner) handleOnce(ctx context.Context, device int64, event func(*Recor
 	switch {
 	case give == GiveNew:
 		answer, err = r.open(&rec, rec.New)
-	case give == GiveOld && rec.State.Step != Idle && rec.Old != "":
-		answer, err = r.open(&rec, rec.Old)
 	case give == GiveOld:
-		answer, err = r.opts.Issuer.Secret(ctx, rec.ClientID)
+		answer, err = r.old(ctx, &rec)
+	case give == Refuse:
+		err = fleet.E(fleet.Unauthenticated, nil, "The token is from before the device was given a new secret")
 	}
 	if err != nil {
 		return "", err
@@ -317,7 +389,7 @@ func (r *Runner) busy(rec *Record) bool {
 
 // commit stores what an event makes of a record, which may be nil for none. left
 // is what was to be done before, and done what of it was just done, 0 for nothing.
-// It returns what is to be done outside, and GiveNew or GiveOld or 0. When it fails
+// It returns what is to be done outside, and how the device is answered, 0 for not. When it fails
 // the record is of no use any more. fleet.TooMany: there is no slot for it.
 func (r *Runner) commit(ctx context.Context, rec *Record, e Event, left []Effect, done Effect) (todo []Effect, give Effect, err error) {
 	now, performing := r.now(), done != 0
@@ -338,7 +410,7 @@ func (r *Runner) commit(ctx context.Context, rec *Record, e Event, left []Effect
 				rec.Old, rec.OldName = "", ""
 			}
 			rec.New, rec.NewName, rec.NewAt = r.seal(rec, secret.NewText()), "", now
-		case GiveNew, GiveOld:
+		case GiveNew, GiveOld, Refuse:
 			give = f
 		case Announce: // each commit is
 		default:
@@ -366,13 +438,13 @@ func (r *Runner) commit(ctx context.Context, rec *Record, e Event, left []Effect
 		rec.Holder, rec.HeldUntil, rec.TodoAt = "", time.Time{}, time.Time{}
 		rec.Tries, rec.Trouble, rec.Stuck = 0, "", false
 	}
-	rec.SlotUntil = r.slot(rec, done == Tell, now)
+	rec.SlotUntil = r.slot(rec, done == Tell && e == nil, now)
 	if *rec == before && e != nil && len(todo) == 0 {
 		return nil, give, nil // it means nothing
 	}
 	c := Change{Due: rec.Due(r.opts.Policy), Now: now}
 	outcome := r.history(&c, &before, rec, e, now)
-	if done == Tell {
+	if done == Tell && e == nil {
 		c.Entries = append(c.Entries, Entry{At: now, What: "told"})
 	}
 	if rec.SlotUntil.After(now) && !before.SlotUntil.After(now) {
@@ -389,7 +461,7 @@ func (r *Runner) commit(ctx context.Context, rec *Record, e Event, left []Effect
 	if outcome != Running {
 		r.attempts.WithLabelValues(string(outcome)).Inc()
 	}
-	if before.State.Step != Proven && rec.State.Step == Proven {
+	if before.State.Step != Proven && rec.State.Step == Proven && !rec.State.Resetting {
 		r.proof.Observe(now.Sub(rec.State.StartedAt).Seconds())
 	}
 	r.tell(&before, rec)
@@ -479,7 +551,17 @@ func (r *Runner) history(c *Change, before, rec *Record, e Event, now time.Time)
 	if b.Attempt == 0 {
 		return Running
 	}
-	if b.Attempt != a.Attempt {
+	_, reset := e.(Reset)
+	switch {
+	case reset:
+		put(Running)
+		add("reset", "")
+		if a.Wire == fleet.RotationPending || a.Postponed { // that one is over
+			c.Ended = &Attempt{Number: a.Attempt, StartedAt: a.StartedAt, EndedAt: now, Outcome: Aborted}
+			r.attempts.WithLabelValues(string(Aborted)).Inc()
+		}
+		return Running
+	case b.Attempt != a.Attempt:
 		put(Running)
 		add("started", "")
 	}
@@ -493,7 +575,11 @@ func (r *Runner) history(c *Change, before, rec *Record, e Event, now time.Time)
 		add("fetched", "")
 	}
 	if b.Postponed && !a.Postponed {
-		add("postponed", "others are at it")
+		why := "others are at it"
+		if _, ok := e.(Hold); ok {
+			why = "the device is revoked"
+		}
+		add("postponed", why)
 	}
 	if s, ok := e.(Switched); ok && a.Switching && !b.Switching && b.Wire == fleet.RotationPending {
 		add("switched", map[Which]string{Old: "to the old secret", New: "to the new secret"}[s.To])
@@ -509,7 +595,11 @@ func (r *Runner) history(c *Change, before, rec *Record, e Event, now time.Time)
 		return put(Believed)
 	}
 	if a.Step == Proven && b.Step != Proven {
-		add("withdrawn", "the old secret")
+		if a.Resetting {
+			add("withdrawn", "all other secrets")
+		} else {
+			add("withdrawn", "the old secret")
+		}
 		if a.Believed || !a.Settling {
 			return put(Done)
 		}
@@ -544,10 +634,13 @@ func (r *Runner) perform(ctx context.Context, rec *Record, todo []Effect) error 
 func (r *Runner) do(ctx context.Context, rec *Record, f Effect) (Event, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.opts.EffectTimeout)
 	defer cancel()
+	if f == Tell && rec.Revoked {
+		return Hold{}, nil
+	}
 	if f == Tell {
 		return nil, r.opts.Notifier.Tell(ctx, rec.Device, rec.ClientID)
 	}
-	if rec.Old == "" {
+	if rec.Old == "" && f != Destroy {
 		// Nothing was changed at the issuer so far. What it has is what the device
 		// has, and is kept before anything is.
 		text, err := r.opts.Issuer.Secret(ctx, rec.ClientID)
@@ -584,10 +677,11 @@ func (r *Runner) do(ctx context.Context, rec *Record, f Effect) (Event, error) {
 		}
 		return Switched{To: rec.State.Live, At: clean(at)}, nil
 	case Destroy:
-		if _, err := r.opts.Issuer.Only(ctx, rec.ClientID, fresh); err != nil {
+		at, err := r.opts.Issuer.Only(ctx, rec.ClientID, fresh)
+		if err != nil {
 			return nil, err
 		}
-		return Destroyed{}, nil
+		return Destroyed{At: clean(at)}, nil
 	}
 	return nil, fmt.Errorf("effect %d is none", f)
 }
@@ -676,6 +770,11 @@ func (r *Runner) tend(ctx context.Context, device int64, force bool) error {
 		}
 		return r.perform(ctx, &rec, todo)
 	}
+	if due(rec.State.Deadline, r.now()) && rec.Revoked { // it could do nothing meanwhile
+		if err := step(Hold{}); err != nil {
+			return err
+		}
+	}
 	if due(r.opts.Policy.Wake(rec.State), r.now()) {
 		if err := step(Tick{}); err != nil {
 			return err
@@ -684,7 +783,7 @@ func (r *Runner) tend(ctx context.Context, device int64, force bool) error {
 	if rec.State.Wire != fleet.RotationTimeout || !due(rec.State.RetryAt, r.now()) {
 		return nil
 	}
-	if !rec.Active { // one that takes no part is tried again when a person says so
+	if !rec.Active || rec.Revoked { // one that takes no part is tried again when a person says so
 		rec.State.RetryAt = time.Time{}
 		return r.store(ctx, &rec, Change{Due: rec.Due(r.opts.Policy)})
 	}

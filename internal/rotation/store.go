@@ -10,9 +10,10 @@ import (
 // Record is what is kept of the rotation of one device.
 type Record struct {
 	Device   int64
-	ClientID string // read only, as are Key and Active
+	ClientID string // read only, as are the next three
 	Key      string
 	Active   bool
+	Revoked  bool  // the device cannot do anything until it is restored
 	Version  int64 // 0: nothing was kept so far
 
 	State    State
@@ -91,6 +92,7 @@ type Change struct {
 	Record  Record   // Version is that of the record as it was read
 	Attempt *Attempt // stored or updated, without its Steps; nil: it is as it was
 	Entries []Entry  // of the attempt of the record's state
+	Ended   *Attempt // the one before, if the change ends it
 	Due     time.Time
 
 	// Slots, if not 0, is how many devices may hold a slot at Now once this is
@@ -118,10 +120,10 @@ type Store interface {
 	UnfinishedRotations(ctx context.Context) ([]int64, error)
 	// QueuedRotations returns devices that wait for an attempt in the order in
 	// which they shall have one: urgent ones, then those whose secret is oldest.
-	// Those of campaigns are not among them.
+	// Those of campaigns are not among them, nor are devices that are revoked.
 	QueuedRotations(ctx context.Context, limit int) ([]int64, error)
-	// QueuedByCampaigns returns the devices that a campaign queued: it is for the
-	// campaign to know how many it wants in flight.
+	// QueuedByCampaigns returns the devices that campaigns queued, without revoked
+	// ones: it is for the campaign to know how many it wants in flight.
 	QueuedByCampaigns(ctx context.Context, limit int) ([]int64, error)
 	// RotationsInFlight returns how many devices hold a slot at that time. What it
 	// costs does not grow with those that hold none.

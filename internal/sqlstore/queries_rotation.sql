@@ -1,7 +1,8 @@
 -- Rotation; the rules of queries.sql hold here as well.
 
 -- name: GetRotatingDevice :one
-SELECT d.key, d.active, d.rotation_state, d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at, m.code
+SELECT d.key, d.active, d.rotation_state, d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at,
+       CAST(d.revoked_at IS NOT NULL AS BOOLEAN) AS revoked, m.code
 FROM devices d
 JOIN device_models m ON m.id = d.device_model_id
 WHERE d.id = sqlc.arg(id);
@@ -42,10 +43,16 @@ SELECT device_id FROM rotations WHERE due_at > 0 AND due_at <= sqlc.arg(now) ORD
 SELECT device_id FROM rotations WHERE due_at > 0 AND todo_at > 0;
 
 -- name: ListQueuedRotations :many
-SELECT device_id FROM rotations WHERE wire = 'QUEUED' AND campaign = 0 ORDER BY urgent DESC, secret_at, device_id LIMIT sqlc.arg(most);
+SELECT r.device_id FROM rotations r
+JOIN devices d ON d.id = r.device_id
+WHERE r.wire = 'QUEUED' AND r.campaign = 0 AND d.revoked_at IS NULL
+ORDER BY r.urgent DESC, r.secret_at, r.device_id LIMIT sqlc.arg(most);
 
 -- name: ListQueuedByCampaigns :many
-SELECT device_id FROM rotations WHERE wire = 'QUEUED' AND campaign <> 0 ORDER BY device_id LIMIT sqlc.arg(most);
+SELECT r.device_id FROM rotations r
+JOIN devices d ON d.id = r.device_id
+WHERE r.wire = 'QUEUED' AND r.campaign > 0 AND d.revoked_at IS NULL
+ORDER BY r.campaign, r.urgent DESC, r.secret_at, r.device_id LIMIT sqlc.arg(most);
 
 -- name: CountRotationsInFlight :one
 SELECT count(*) FROM rotations WHERE slot_until > 0 AND slot_until > sqlc.arg(now) AND device_id <> sqlc.arg(but);

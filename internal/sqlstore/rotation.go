@@ -23,7 +23,7 @@ func (d *DB) Rotation(ctx context.Context, device int64) (rotation.Record, error
 	if err != nil {
 		return rotation.Record{}, missing(err, "Device", device)
 	}
-	r := rotation.Record{Device: device, ClientID: fleet.ClientID(of.Code, of.Key), Key: of.Key, Active: of.Active}
+	r := rotation.Record{Device: device, ClientID: fleet.ClientID(of.Code, of.Key), Key: of.Key, Active: of.Active, Revoked: of.Revoked}
 	row, err := d.q.GetRotation(ctx, device)
 	if errors.Is(err, sql.ErrNoRows) {
 		// Before there were records nobody waited for it, nor could finish it.
@@ -123,7 +123,10 @@ func (d *DB) CommitRotation(ctx context.Context, c rotation.Change) (version int
 // history stores what a change adds to it.
 func history(ctx context.Context, q *db.Queries, c rotation.Change) error {
 	device := c.Record.Device
-	if a := c.Attempt; a != nil {
+	for _, a := range []*rotation.Attempt{c.Ended, c.Attempt} {
+		if a == nil {
+			continue
+		}
 		err := q.PutRotationAttempt(ctx, db.PutRotationAttemptParams{
 			DeviceID: device, Attempt: a.Number, Actor: a.Actor, Reason: a.Reason, Campaign: a.Campaign,
 			StartedAt: micros(a.StartedAt), EndedAt: micros(a.EndedAt), Outcome: string(a.Outcome),

@@ -1,11 +1,13 @@
 package web
 
 import (
+	"context"
 	"net/http"
 	"time"
 
 	"signalbox/internal/fleet"
 	"signalbox/internal/registry"
+	"signalbox/internal/rotation"
 )
 
 // clientStatus is what the issuer has of a device.
@@ -78,12 +80,22 @@ func (s *Server) showCredentials(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	d, secret, err := s.registry.Secret(r.Context(), id)
+	d, secret, err := s.deviceSecret(r.Context(), id)
 	if err != nil {
 		return err
 	}
 	s.write(w, r, http.StatusOK, s.credentialsOf(d, secret))
 	return nil
+}
+
+// deviceSecret returns a device with the secret to put into it by hand, also in
+// the middle of a rotation.
+func (s *Server) deviceSecret(ctx context.Context, id int64) (d fleet.Device, secret string, err error) {
+	d, secret, err = s.registry.Secret(ctx, id) // which sees to a device that has no client yet
+	if err == nil && s.rotation != nil {
+		secret, err = s.rotation.Package(ctx, id)
+	}
+	return d, secret, err
 }
 
 func (s *Server) credentialsOf(d fleet.Device, secret string) deviceCredentials {
@@ -118,6 +130,11 @@ func (s *Server) revokeDevice(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if s.rotation != nil { // it is for nothing now; if this fails, it is found when its time is up
+		if err := s.rotation.Hold(r.Context(), id); err != nil {
+			s.log.WarnContext(r.Context(), "the rotation of a revoked device goes on until its time is up", "device", done.Device.Key, "err", err)
+		}
+	}
 	answer := revocation{
 		Revoked: true, RevokedAt: timestampOrNull(done.Device.RevokedAt), RefusedMS: millis(done.Refused),
 		DisabledMS: millisOrNull(done.Client), ClientError: publicOrNull(done.Err),
@@ -134,10 +151,36 @@ func (s *Server) revokeDevice(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// restoreDevice gives a device its credential back, or a new one instead.
 func (s *Server) restoreDevice(w http.ResponseWriter, r *http.Request) error {
 	id, err := s.scopedID(r)
 	if err != nil {
 		return err
+	}
+	if r.ContentLength != 0 && !saysJSON(r.Header.Get("Content-Type")) {
+		// It would be read as no body, and a secret that others know be good again.
+		return fleet.E(fleet.Invalid, nil, "The request body must be JSON, and said to be")
+	}
+	f, err := s.form(w, r)
+	if err != nil {
+		return err
+	}
+	fresh := f.has("new_secret") && f.boolean("new_secret")
+	if err := f.err(); err != nil {
+		return err
+	}
+	if fresh {
+		if s.rotation == nil {
+			return fleet.ErrOperation("give the device a new secret", "no issuer of device credentials is configured")
+		}
+		// Before the client is enabled: what it had is never good again. The client
+		// must be there, which the reading of its secret sees to.
+		if _, _, err := s.registry.Secret(r.Context(), id); err != nil {
+			return err
+		}
+		if err := s.rotation.Reset(r.Context(), id, rotation.Ask{Actor: actor(r), Reason: "restored with a new secret"}); err != nil {
+			return err
+		}
 	}
 	done, err := s.registry.Restore(r.Context(), id)
 	if err != nil {

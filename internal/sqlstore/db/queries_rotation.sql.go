@@ -97,7 +97,8 @@ func (q *Queries) DropRotationLease(ctx context.Context, holder string) error {
 
 const getRotatingDevice = `-- name: GetRotatingDevice :one
 
-SELECT d.key, d.active, d.rotation_state, d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at, m.code
+SELECT d.key, d.active, d.rotation_state, d.secret_created_at, d.last_rotation_attempt_at, d.last_rotation_completed_at,
+       CAST(d.revoked_at IS NOT NULL AS BOOLEAN) AS revoked, m.code
 FROM devices d
 JOIN device_models m ON m.id = d.device_model_id
 WHERE d.id = $1
@@ -110,6 +111,7 @@ type GetRotatingDeviceRow struct {
 	SecretCreatedAt         sql.NullInt64
 	LastRotationAttemptAt   sql.NullInt64
 	LastRotationCompletedAt sql.NullInt64
+	Revoked                 bool
 	Code                    string
 }
 
@@ -124,6 +126,7 @@ func (q *Queries) GetRotatingDevice(ctx context.Context, id int64) (GetRotatingD
 		&i.SecretCreatedAt,
 		&i.LastRotationAttemptAt,
 		&i.LastRotationCompletedAt,
+		&i.Revoked,
 		&i.Code,
 	)
 	return i, err
@@ -286,7 +289,10 @@ func (q *Queries) ListDueRotations(ctx context.Context, arg ListDueRotationsPara
 }
 
 const listQueuedByCampaigns = `-- name: ListQueuedByCampaigns :many
-SELECT device_id FROM rotations WHERE wire = 'QUEUED' AND campaign <> 0 ORDER BY device_id LIMIT $1
+SELECT r.device_id FROM rotations r
+JOIN devices d ON d.id = r.device_id
+WHERE r.wire = 'QUEUED' AND r.campaign > 0 AND d.revoked_at IS NULL
+ORDER BY r.campaign, r.urgent DESC, r.secret_at, r.device_id LIMIT $1
 `
 
 func (q *Queries) ListQueuedByCampaigns(ctx context.Context, most int32) ([]int64, error) {
@@ -313,7 +319,10 @@ func (q *Queries) ListQueuedByCampaigns(ctx context.Context, most int32) ([]int6
 }
 
 const listQueuedRotations = `-- name: ListQueuedRotations :many
-SELECT device_id FROM rotations WHERE wire = 'QUEUED' AND campaign = 0 ORDER BY urgent DESC, secret_at, device_id LIMIT $1
+SELECT r.device_id FROM rotations r
+JOIN devices d ON d.id = r.device_id
+WHERE r.wire = 'QUEUED' AND r.campaign = 0 AND d.revoked_at IS NULL
+ORDER BY r.urgent DESC, r.secret_at, r.device_id LIMIT $1
 `
 
 func (q *Queries) ListQueuedRotations(ctx context.Context, most int32) ([]int64, error) {

@@ -31,7 +31,7 @@ CREATE TABLE rotations (
 
 -- Of the whole fleet only those that wait for something are in these.
 CREATE INDEX rotations_by_due ON rotations (due_at) WHERE due_at > 0;
-CREATE INDEX rotations_queued ON rotations (secret_at) WHERE wire = 'QUEUED';
+CREATE INDEX rotations_queued ON rotations (campaign, urgent DESC, secret_at, device_id) WHERE wire = 'QUEUED';
 CREATE INDEX rotations_slots ON rotations (slot_until) WHERE slot_until > 0;
 CREATE INDEX devices_by_rotation ON devices (rotation_state);
 
