@@ -31,6 +31,7 @@ func Rotation(t *testing.T, open func(*testing.T) RotationStore) {
 	check("one of two commits", rotationConflict)
 	check("lists", rotationLists)
 	check("slots", rotationSlots)
+	check("revoked devices", rotationRevoked)
 	check("attempts", rotationAttempts)
 	check("only so many attempts are kept", rotationTrim)
 	check("a deleted device", rotationDeleted)
@@ -224,6 +225,45 @@ func rotationLists(t *testing.T, s RotationStore) {
 	queued(9, d, c)
 }
 
+// What is revoked waits, and nobody waits for it.
+func rotationRevoked(t *testing.T, s RotationStore) {
+	ids := rotating(t, s, "aaaaaaaa", "bbbbbbbb", "cccccccc", "dddddddd")
+	for n, id := range ids {
+		keep(t, s, id, func(c *rotation.Change) {
+			c.Record.State.Wire, c.Record.Campaign = fleet.RotationQueued, int64(n/2)
+		})
+	}
+	revoke := func(id int64, at *time.Time) {
+		t.Helper()
+		tx(t, s, func(q registry.Queries) error { return q.SetRevoked(t.Context(), id, at) })
+	}
+	f := func(limit int, want, ofCampaigns []int64) {
+		t.Helper()
+		list, err := s.QueuedRotations(t.Context(), limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, list, want)
+		if list, err = s.QueuedByCampaigns(t.Context(), limit); err != nil {
+			t.Fatal(err)
+		}
+		same(t, list, ofCampaigns)
+	}
+	f(9, ids[:2], ids[2:])
+	revoke(ids[0], new(epoch))
+	revoke(ids[2], new(epoch))
+	f(1, ids[1:2], ids[3:])
+	if r := kept(t, s, ids[0]); !r.Revoked || r.State.Wire != fleet.RotationQueued {
+		t.Errorf("%+v", r)
+	}
+	revoke(ids[0], nil)
+	revoke(ids[2], nil)
+	f(9, ids[:2], ids[2:])
+	if r := kept(t, s, ids[0]); r.Revoked {
+		t.Errorf("%+v", r)
+	}
+}
+
 // However many commits come at once: there are no more slots taken than there are.
 func rotationSlots(t *testing.T, s RotationStore) {
 	ids := rotating(t, s, "aaaaaaaa", "bbbbbbbb", "cccccccc", "dddddddd", "eeeeeeee")
@@ -294,9 +334,17 @@ func rotationAttempts(t *testing.T, s RotationStore) {
 	put(ids[0], &ended, 1, entry(3, "withdrawn"))
 	second := rotation.Attempt{Number: 2, StartedAt: epoch.Add(time.Hour)}
 	put(ids[0], &second, 2, entry(4, "started"))
+	// One that ends another before it is over.
+	second.EndedAt, second.Outcome = epoch.Add(2*time.Hour), rotation.Aborted
+	third := rotation.Attempt{Number: 3, StartedAt: epoch.Add(2 * time.Hour)}
+	keep(t, s, ids[0], func(c *rotation.Change) {
+		c.Record.State.Attempt, c.Attempt, c.Entries = 3, &third, []rotation.Entry{entry(5, "reset")}
+		c.Ended = &rotation.Attempt{Number: 2, StartedAt: second.StartedAt, EndedAt: second.EndedAt, Outcome: second.Outcome}
+	})
 
 	ended.Steps = []rotation.Entry{entry(1, "started"), entry(2, "offered"), entry(2, "fetched"), entry(3, "withdrawn")}
 	second.Steps = []rotation.Entry{entry(4, "started")}
+	third.Steps = []rotation.Entry{entry(5, "reset")}
 	f := func(limit int, want ...rotation.Attempt) {
 		t.Helper()
 		list, err := s.RotationAttempts(t.Context(), ids[0], limit)
@@ -305,8 +353,8 @@ func rotationAttempts(t *testing.T, s RotationStore) {
 		}
 		same(t, list, want)
 	}
-	f(9, second, ended)
-	f(1, second)
+	f(9, third, second, ended)
+	f(1, third)
 }
 
 func rotationTrim(t *testing.T, s RotationStore) {

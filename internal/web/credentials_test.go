@@ -27,6 +27,7 @@ import (
 // plant is a site whose devices have credentials at the built-in issuer.
 type plant struct {
 	*site
+	db     *sqlstore.DB
 	issuer *local.Issuer
 	open   bool // nobody has to log in
 	closed []string
@@ -44,7 +45,7 @@ func newPlant(t *testing.T, change func(*web.Options)) *plant {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &plant{}
+	p := &plant{db: db}
 	if p.issuer, err = local.New(t.Context(), local.Options{Store: db, Box: box, URL: "https://box.example.org", Audience: "signalbox"}); err != nil {
 		t.Fatal(err)
 	}
