@@ -3,6 +3,7 @@
 package rotation
 
 import (
+	"slices"
 	"time"
 
 	"signalbox/internal/fleet"
@@ -27,6 +28,10 @@ type State struct {
 	Deadline  time.Time // when the attempt times out; zero: it does not
 	FetchedAt time.Time // when the new secret was first handed out; zero: nobody can have it
 	FetchedBy time.Time // when the token was issued that it was last handed out for
+
+	// Noticed says that a notice for the device may lie at a broker, where it stays
+	// until it is taken back.
+	Noticed bool
 
 	// Believed says that the device seems to have the new secret, which stays
 	// beside the old one. The next attempt makes sure first: then it is Settling.
@@ -108,6 +113,8 @@ type (
 	Token struct{ IssuedAt time.Time }
 	// Destroyed says that the provider accepts the new secret alone, for good.
 	Destroyed struct{}
+	// Cleared says that no notice lies at a broker any more.
+	Cleared struct{}
 	// Tick says that time has passed.
 	Tick struct{}
 	// Abort ends the attempt. A new secret that nobody can have is not given out
@@ -123,6 +130,7 @@ func (Switched) event()  {}
 func (Used) event()      {}
 func (Token) event()     {}
 func (Destroyed) event() {}
+func (Cleared) event()   {}
 func (Tick) event()      {}
 func (Abort) event()     {}
 
@@ -139,6 +147,7 @@ const (
 	Switch                     // have the provider accept the Live one: leads to Switched
 	Destroy                    // have the provider accept the new one alone: leads to Destroyed
 	Tell                       // tell the device that there is a secret to be fetched
+	Clear                      // take the notice back: leads to Cleared
 	GiveNew                    // answer the device with the new secret
 	GiveOld                    // answer the device with the one that it has
 	Announce                   // tell the pages
@@ -147,6 +156,21 @@ const (
 // Step returns what an event at a time makes of a state, and what is to be done
 // about it. An event that means nothing in the state changes nothing.
 func (p Policy) Step(s State, e Event, now time.Time) (State, []Effect) {
+	pending := s.Wire == fleet.RotationPending
+	s, effects := p.step(s, e, now)
+	switch {
+	case slices.Contains(effects, Tell): // even if that fails, for all that is known of it here
+		s.Noticed = true
+	case pending && unread(s): // last, as nothing of weight is to wait for a broker
+		effects = append(effects, Clear)
+	}
+	return s, effects
+}
+
+// unread reports whether a notice is to be taken back.
+func unread(s State) bool { return s.Noticed && s.Wire != fleet.RotationPending }
+
+func (p Policy) step(s State, e Event, now time.Time) (State, []Effect) {
 	switch e := e.(type) {
 	case Queue:
 		return p.queue(s, e, now)
@@ -167,6 +191,11 @@ func (p Policy) Step(s State, e Event, now time.Time) (State, []Effect) {
 		return p.token(s, e, now)
 	case Destroyed:
 		return p.destroyed(s, now)
+	case Cleared:
+		if unread(s) { // else another attempt began meanwhile, with a notice of its own
+			s.Noticed = false
+		}
+		return s, nil
 	case Tick:
 		return p.tick(s, now)
 	case Abort:
@@ -178,23 +207,22 @@ func (p Policy) Step(s State, e Event, now time.Time) (State, []Effect) {
 // Unfinished returns what must be done, perhaps again, to get on from a state in
 // which the program was stopped.
 func (p Policy) Unfinished(s State) []Effect {
+	var effects []Effect
 	switch {
 	case s.Step == Creating && s.Wire == fleet.RotationPending:
 		return []Effect{Create}
 	case s.Step == Proven:
-		return []Effect{Destroy}
-	}
-	// Whether it was told is not known.
-	tell := s.Step == Offered && s.Wire == fleet.RotationPending
-	switch {
-	case s.Switching && tell:
-		return []Effect{Switch, Tell}
+		effects = append(effects, Destroy)
 	case s.Switching:
-		return []Effect{Switch}
-	case tell:
-		return []Effect{Tell}
+		effects = append(effects, Switch)
 	}
-	return nil
+	switch {
+	case s.Step == Offered && s.Wire == fleet.RotationPending: // whether it was told is not known
+		effects = append(effects, Tell)
+	case unread(s):
+		effects = append(effects, Clear)
+	}
+	return effects
 }
 
 // Wake returns when the state needs a Tick; zero: never.
@@ -329,7 +357,7 @@ func (p Policy) destroyed(s State, now time.Time) (State, []Effect) {
 	if s.Step != Proven {
 		return s, nil
 	}
-	done := State{Wire: fleet.RotationOK, Attempt: s.Attempt, StartedAt: s.StartedAt, CompletedAt: now}
+	done := State{Wire: fleet.RotationOK, Attempt: s.Attempt, StartedAt: s.StartedAt, CompletedAt: now, Noticed: s.Noticed}
 	switch {
 	case s.Believed: // and that was announced
 		done.Wire, done.CompletedAt = s.Wire, s.CompletedAt

@@ -214,7 +214,7 @@ func (r *Runner) Remind(ctx context.Context, device int64) error {
 	if !rec.TodoAt.IsZero() { // it failed a moment ago, and is due anyway
 		return nil
 	}
-	return r.opts.Notifier.Tell(ctx, device, rec.ClientID)
+	return r.opts.Notifier.Tell(ctx, device, rec.ClientID, rec.State.Attempt)
 }
 
 // handle gives an event to a device and does what follows from it. event gets the
@@ -405,6 +405,8 @@ func apt(f Effect, s State) bool {
 		return s.Step == Proven
 	case Tell:
 		return s.Step == Offered && s.Wire == fleet.RotationPending
+	case Clear:
+		return unread(s)
 	}
 	return false
 }
@@ -483,8 +485,11 @@ func (r *Runner) perform(ctx context.Context, rec *Record, todo []Effect) error 
 func (r *Runner) do(ctx context.Context, rec *Record, f Effect) (Event, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.opts.EffectTimeout)
 	defer cancel()
-	if f == Tell {
-		return nil, r.opts.Notifier.Tell(ctx, rec.Device, rec.ClientID)
+	switch f {
+	case Tell:
+		return nil, r.opts.Notifier.Tell(ctx, rec.Device, rec.ClientID, rec.State.Attempt)
+	case Clear:
+		return Cleared{}, r.opts.Notifier.Clear(ctx, rec.Device, rec.ClientID)
 	}
 	if rec.Old == "" {
 		// Nothing was changed at the issuer so far. What it has is what the device
@@ -545,9 +550,9 @@ func (r *Runner) failed(ctx context.Context, rec *Record, f Effect, cause error)
 	_, rec.Trouble = fleet.Public(cause)
 	rec.Tries++
 	rec.Holder, rec.HeldUntil, rec.TodoAt = "", time.Time{}, now.Add(r.backoff(rec.Tries))
-	rec.Stuck = rec.Tries >= r.opts.Tries
+	rec.Stuck = rec.Tries >= r.opts.Tries && f != Clear // a notice that stays harms nobody
 	c := Change{Due: rec.Due(r.opts.Policy)}
-	name := map[Effect]string{Create: "create", Switch: "switch", Destroy: "withdraw", Tell: "tell"}[f]
+	name := map[Effect]string{Create: "create", Switch: "switch", Destroy: "withdraw", Tell: "tell", Clear: "clear"}[f]
 	if rec.Tries == 1 {
 		c.Entries = []Entry{{At: now, What: "failed", Detail: name + ": " + rec.Trouble}}
 	}
