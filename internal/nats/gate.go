@@ -99,6 +99,13 @@ func (g *gate) Check(c server.ClientAuthentication) bool {
 		g.refused.WithLabelValues("not_ready").Inc()
 		return false
 	}
+	if opts.Username == inProcess && subtle.ConstantTimeCompare([]byte(opts.Password), []byte(g.secret)) == 1 { // see outlet
+		c.RegisterUser(&server.User{Username: inProcess, Permissions: &server.Permissions{
+			Publish:   &server.SubjectPermission{Deny: reserved},
+			Subscribe: &server.SubjectPermission{Deny: []string{">"}},
+		}})
+		return true
+	}
 	if g.authenticate == nil {
 		c.RegisterUser(&server.User{Username: opts.Username, Permissions: &server.Permissions{
 			Publish:   &server.SubjectPermission{Deny: reserved},

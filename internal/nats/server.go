@@ -51,6 +51,7 @@ type Server struct {
 	nats   *server.Server
 	gate   *gate
 	mender *mender
+	outlet *outlet // nil: there is no MQTT listener
 
 	newest atomic.Uint64 // of the journal: what it acknowledged to any connection
 }
@@ -123,6 +124,9 @@ func StartServer(o ServerOptions) (*Server, error) {
 		},
 	}
 	go s.mender.run()
+	if o.MQTTListen != "" {
+		s.outlet = newOutlet(o, opts.MQTT.Host, opts.MQTT.Port, s.gate.secret)
+	}
 	return s, nil
 }
 
@@ -139,6 +143,9 @@ func (s *Server) connect(opts ...nats.Option) (*nats.Conn, error) {
 func (s *Server) Close() {
 	close(s.mender.stop)
 	<-s.mender.ended
+	if s.outlet != nil {
+		s.outlet.close()
+	}
 	s.gate.stop()
 	s.nats.Shutdown()
 	s.nats.WaitForShutdown()
