@@ -199,3 +199,53 @@ func TestPublishOverBreaks(t *testing.T) {
 		}
 	}
 }
+
+// The program learns who comes, and when they listen to what they are told.
+func TestArrived(t *testing.T) {
+	f := func(name string, b *broker, authenticate bool) {
+		t.Run(name, func(t *testing.T) {
+			b.t = t
+			came := make(chan uint64, 10)
+			o := nats.ServerOptions{Dir: t.TempDir(), Log: quiet(), Arrived: func(clientID string, connection uint64) {
+				if clientID == "dev-a" {
+					came <- connection
+				}
+			}}
+			if authenticate {
+				o.Authenticate = b.authenticate
+			}
+			b.run(o)
+			arrive := func() (at uint64) {
+				select {
+				case at = <-came:
+				case <-time.After(patience):
+					t.Fatal("nobody said that dev-a came")
+				}
+				return at
+			}
+			read := make(chan string, 10)
+			c := b.device("dev-a", kept(read))
+			at := arrive()
+			if listens, there := b.server.Listens(at, "iot/updates/provisioning"); listens || !there {
+				t.Errorf("before it subscribed: %v, %v", listens, there)
+			}
+			for qos := range byte(3) {
+				b.subscribe(c, "iot/updates/+", qos, read)
+				if listens, there := b.server.Listens(at, "iot/updates/provisioning"); !listens || !there {
+					t.Errorf("subscribed with QoS %d: %v, %v", qos, listens, there)
+				}
+				if listens, _ := b.server.Listens(at, "iot/dev-a/rotation"); listens {
+					t.Error("it listens to what it did not subscribe to")
+				}
+			}
+			// A session that was kept has its subscriptions.
+			c.Disconnect(100)
+			b.await("dev-a to be gone", func() bool { _, there := b.server.Listens(at, "iot/x"); return !there })
+			b.device("dev-a", kept(read))
+			at = arrive()
+			b.await("its subscription", func() bool { listens, _ := b.server.Listens(at, "iot/updates/provisioning"); return listens })
+		})
+	}
+	f("open", newBroker(t), false)
+	f("gate", newBroker(t), true)
+}

@@ -43,6 +43,11 @@ type ServerOptions struct {
 	// those of the kinds Unauthenticated and Forbidden count as a failure of
 	// who asked.
 	Authenticate func(ctx context.Context, l Login) (Grant, error)
+
+	// Arrived is told of each client that is let in, by its MQTT client id and the
+	// number of its connection, before it can subscribe to anything. nil: nobody
+	// is. It must not block.
+	Arrived func(clientID string, connection uint64)
 }
 
 // Server is the embedded NATS server. It has no listener but MQTT: this

@@ -258,6 +258,10 @@ func (m mortal) Tell(ctx context.Context, device int64, clientID string, attempt
 	})
 }
 
+func (m mortal) Remind(ctx context.Context, device int64, clientID string, attempt int64) error {
+	return m.Tell(ctx, device, clientID, attempt)
+}
+
 func (m mortal) Clear(ctx context.Context, device int64, clientID string) error {
 	return m.k.do(func() error {
 		rec, err := m.Store.Rotation(ctx, device)

@@ -211,10 +211,7 @@ func (r *Runner) Remind(ctx context.Context, device int64) error {
 	if !apt(Tell, rec.State) || !rec.State.FetchedAt.IsZero() {
 		return nil
 	}
-	if !rec.TodoAt.IsZero() { // it failed a moment ago, and is due anyway
-		return nil
-	}
-	return r.opts.Notifier.Tell(ctx, device, rec.ClientID, rec.State.Attempt)
+	return r.opts.Notifier.Remind(ctx, device, rec.ClientID, rec.State.Attempt)
 }
 
 // handle gives an event to a device and does what follows from it. event gets the
