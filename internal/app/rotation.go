@@ -19,13 +19,13 @@ func rotationPolicy(cfg *config.Config) rotation.Policy {
 
 // openRotation returns the runner of rotations, and what is to be run for it.
 // observe hears of every change after its commit.
-func (a *app) openRotation(db *sqlstore.DB, key string, brokers []publisher, observe func(rotation.News)) (*rotation.Runner, []unit, error) {
+func (a *app) openRotation(db *sqlstore.DB, key string, notifier rotation.Notifier, observe func(rotation.News)) (*rotation.Runner, []unit, error) {
 	box, err := secret.NewBox(key, "rotation")
 	if err != nil {
 		return nil, nil, err
 	}
 	runner := rotation.NewRunner(rotation.Options{
-		Store: db, Issuer: a.rotating, Notifier: notices{brokers, a.cfg.DeviceBaseURL}, Box: box, Policy: rotationPolicy(&a.cfg), InFlight: a.cfg.RotationInFlight,
+		Store: db, Issuer: a.rotating, Notifier: notifier, Box: box, Policy: rotationPolicy(&a.cfg), InFlight: a.cfg.RotationInFlight,
 		Sole: a.cfg.DatabaseURL == "", Observe: observe, Registerer: a.metrics, Log: a.log,
 	})
 	return runner, []unit{{"rotation", runner.Run}}, nil

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"unicode/utf8"
 
 	mqtt3 "github.com/eclipse/paho.mqtt.golang"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"signalbox/internal/fleet"
@@ -275,4 +277,48 @@ func (c *outlet) close() {
 	if c.channel != nil {
 		c.channel.client.Disconnect(250)
 	}
+}
+
+// retained is the stream in which the server keeps retained messages, by their
+// topics.
+const (
+	retainedStream   = "$MQTT_rmsgs"
+	retainedMessages = "$MQTT.rmsgs."
+)
+
+// Retained returns the topics that match an MQTT topic filter and under which
+// something lies that whoever subscribes gets.
+func (s *Server) Retained(ctx context.Context, filter string) ([]string, error) {
+	subjects, err := filterSubjects(filter)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := s.connect()
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return nil, err
+	}
+	stream, err := js.Stream(ctx, retainedStream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) { // there never was a client
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var topics []string
+	for _, subject := range subjects {
+		info, err := stream.Info(ctx, jetstream.WithSubjectFilter(retainedMessages+subject))
+		if err != nil {
+			return nil, err
+		}
+		for subject := range info.State.Subjects {
+			topics = append(topics, strings.ReplaceAll(strings.TrimPrefix(subject, retainedMessages), ".", "/"))
+		}
+	}
+	slices.Sort(topics)
+	return topics, nil
 }

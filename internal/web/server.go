@@ -64,6 +64,10 @@ type Options struct {
 	// Devices is how devices prove who they are. The zero Devices lets none in.
 	Devices Devices
 
+	// ConfigChanged is told of each device whose config was replaced, after the
+	// commit. It must not block. Nil: nobody is.
+	ConfigChanged func(clientID string)
+
 	// Rotation rotates the credentials of devices. Nil: nobody does.
 	Rotation *rotation.Runner
 }
@@ -93,6 +97,7 @@ type Server struct {
 	overview    *overview.Recorder
 	devices     Devices
 	rotation    *rotation.Runner
+	changed     func(clientID string) // nil: nobody wants to know
 	page        http.Handler
 
 	handler, internal http.Handler
@@ -117,6 +122,7 @@ func New(o Options) *Server {
 		overview:    o.Overview,
 		devices:     o.Devices,
 		rotation:    o.Rotation,
+		changed:     o.ConfigChanged,
 		gatherer:    prometheus.NewRegistry(),
 	}
 	var register prometheus.Registerer // a nil *Registry in it would not be nil
