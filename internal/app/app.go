@@ -28,6 +28,7 @@ import (
 	"signalbox/internal/overview"
 	"signalbox/internal/registry"
 	"signalbox/internal/rotation"
+	"signalbox/internal/secret"
 	"signalbox/internal/sqlstore"
 	"signalbox/internal/sse"
 	"signalbox/internal/stream"
@@ -268,12 +269,16 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		return mail.Run(ctx)
 	}})
 
+	nonces, err := secret.NewBox(key, "rotation proof")
+	if err != nil {
+		return nil, err
+	}
 	recorder := overview.New(a.metrics, log)
 	a.web = web.New(web.Options{
 		Log: log, Registry: devices, Metrics: a.metrics, Identity: identity, CORSOrigins: cfg.CORSOrigins,
 		History: history, Undelivered: copied.dead, Streams: streams, Connections: connections, Nudger: nudger, Health: health, DrainKey: cfg.DrainAuthKey.Reveal(),
 		Activity: activity, Overview: recorder, Page: ui.Handler, Devices: credentials,
-		Rotation: rotating, ConfigChanged: mail.configChanged,
+		Rotation: rotating, Nonces: nonces, ConfigChanged: mail.configChanged,
 	})
 	public, err := a.listen("HTTP", cfg.Addr(), cfg.TLSCert, cfg.TLSKey, a.web.Handler())
 	if err != nil {

@@ -177,12 +177,20 @@ func (r *Runner) Seen(ctx context.Context, device int64, claims fleet.DeviceClai
 // was ours and is used once. fleet.Forbidden: it is of neither.
 func (r *Runner) Prove(ctx context.Context, device int64, nonce, mac []byte) error {
 	known := false
+	var failed error // to get to know the secret
 	_, err := r.handle(ctx, device, func(rec *Record) Event {
+		failed = nil
 		for _, of := range []struct {
 			which  Which
 			sealed string
 		}{{New, rec.New}, {Old, rec.Old}} {
 			text, err := r.open(rec, of.sealed)
+			if of.which == Old && (rec.State.Step == Idle || of.sealed == "") { // the issuer knows better, as for GiveOld
+				text, err = r.opts.Issuer.Secret(ctx, rec.ClientID)
+			}
+			if err != nil {
+				failed = err
+			}
 			if err != nil || text == "" {
 				continue
 			}
@@ -195,6 +203,9 @@ func (r *Runner) Prove(ctx context.Context, device int64, nonce, mac []byte) err
 		}
 		return nil
 	})
+	if err == nil && !known && failed != nil {
+		return failed
+	}
 	if err == nil && !known {
 		err = fleet.E(fleet.Forbidden, nil, "The proof is of no secret of the device")
 	}

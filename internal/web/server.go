@@ -15,6 +15,7 @@ import (
 	"signalbox/internal/overview"
 	"signalbox/internal/registry"
 	"signalbox/internal/rotation"
+	"signalbox/internal/secret"
 	"signalbox/internal/stream"
 )
 
@@ -68,6 +69,10 @@ type Options struct {
 	// commit. It must not block. Nil: nobody is.
 	ConfigChanged func(clientID string)
 
+	// Nonces seals what devices prove that they have a secret with. It is needed
+	// with Rotation.
+	Nonces *secret.Box
+
 	// Rotation rotates the credentials of devices. Nil: nobody does.
 	Rotation *rotation.Runner
 }
@@ -98,6 +103,7 @@ type Server struct {
 	devices     Devices
 	rotation    *rotation.Runner
 	changed     func(clientID string) // nil: nobody wants to know
+	proofs      *proofs
 	page        http.Handler
 
 	handler, internal http.Handler
@@ -129,6 +135,7 @@ func New(o Options) *Server {
 	if o.Metrics != nil {
 		s.gatherer, register = o.Metrics, o.Metrics
 	}
+	s.proofs = newProofs(o.Nonces, register)
 	s.metrics, s.identity = newMetrics(register), newIdentity(o.Identity, o.Log, register)
 	s.identify = s.identity.identify
 	if o.Streams != nil {
