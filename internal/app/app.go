@@ -28,6 +28,7 @@ import (
 	"signalbox/internal/overview"
 	"signalbox/internal/registry"
 	"signalbox/internal/rotation"
+	"signalbox/internal/secret"
 	"signalbox/internal/sqlstore"
 	"signalbox/internal/sse"
 	"signalbox/internal/stream"
@@ -39,7 +40,7 @@ import (
 // or it returns what kept it from starting or made it stop. version is what
 // open pages compare to learn of a new release.
 func Serve(ctx context.Context, cfg config.Config, version string, log *slog.Logger) error {
-	a := &app{cfg: cfg, log: log, metrics: prometheus.NewRegistry(), stop: make(chan struct{}, 1), drained: make(chan struct{})}
+	a := &app{cfg: cfg, log: log, metrics: prometheus.NewRegistry(), stop: make(chan struct{}, 1), drained: make(chan struct{}), reminders: newReminders(log)}
 	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	defer a.closeAll()
 	units, err := a.open(ctx, version)
@@ -61,7 +62,8 @@ type app struct {
 	// they are kept here. Nil: they are not.
 	deviceSecret func(ctx context.Context, clientID, secret string) (fleet.DeviceClaims, error)
 
-	rotating rotation.Issuer // where the secrets of devices are changed
+	rotating  rotation.Issuer // where the secrets of devices are changed
+	reminders *reminders      // of devices that have a secret to fetch
 
 	stop    chan struct{} // has room for one: /health/drain was asked
 	drained chan struct{} // closed when no messages are taken and no streams are open
@@ -118,6 +120,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 
 	options := nats.ServerOptions{
 		Dir: filepath.Join(cfg.DataDir, "nats"), MQTTListen: cfg.MQTTListen, Sync: time.Duration(cfg.JournalSync), Log: log, Registerer: a.metrics,
+		Arrived: a.reminders.arrived,
 	}
 	rights := brokerRights{verify: credentials.Verify, secret: a.deviceSecret, identify: devices.Identify}
 	if credentials.Broker, err = a.openBroker(&options, rights, credentials.Open()); err != nil {
@@ -171,7 +174,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	hub := logs.NewHub(journal, past, newest, ledger, logMetrics, log)
 	activity := logs.NewActivity(journal.Epoch(), devices.Directory().ByKey)
 	ingest := logs.NewIngest(logs.IngestOptions{
-		EntityField: cfg.LogsinkEntityField, Directory: devices.Directory(), Journal: journal, Ledger: ledger,
+		EntityField: cfg.LogsinkEntityField, Directory: listening{devices.Directory(), a.reminders.heard}, Journal: journal, Ledger: ledger,
 		Quota: quotaOf(&cfg), Redactor: logs.NewRedactor(cfg.LogRedact == "on", cfg.LogRedactPatterns.Compile()),
 		Activity: activity, Metrics: logMetrics, Log: log,
 	})
@@ -220,9 +223,9 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		health.Provider = identity.Provider.Ready
 	}
 	var sources []unit
-	var brokers []publisher
+	var brokers []broker
 	if cfg.MQTTListen != "" {
-		brokers = append(brokers, server)
+		brokers = append(brokers, broker{server, "embedded MQTT broker"})
 		source, err := nats.NewSource(ctx, server, nats.SourceOptions{Topic: cfg.LogsinkTopic, Log: log})
 		if err != nil {
 			return nil, err
@@ -246,24 +249,36 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		}
 		ingest.Stored(origins)
 		health.Broker = source.Connected
-		brokers = append(brokers, source)
+		brokers = append(brokers, broker{source, "external MQTT broker"})
 		sources = append(sources, unit{"external MQTT broker", func(ctx context.Context) error { return ingest.Run(ctx, source) }})
 	}
 	a.observeJournal(journal, devices.Directory(), len(sources) > 0)
 
-	rotating, rotationUnits, err := a.openRotation(db, key, brokers, func(rotation.News) {
+	rotating, rotationUnits, err := a.openRotation(db, key, newNotices(brokers, cfg.DeviceBaseURL, deviceThere(devices)), func(n rotation.News) {
+		a.reminders.observe(n)
 		_ = nudger.Nudge("web") // its error is that we end, and then every page asks again
 	})
 	if err != nil {
 		return nil, err
 	}
 
+	mail := newMail(brokers, a.metrics, log)
+	devices.Observe(mail.observe)
+	rotationUnits = append(rotationUnits, a.openReminders(server, devices, rotating), unit{"messages to devices", func(ctx context.Context) error {
+		mail.sweep(ctx, server, deviceThere(devices))
+		return mail.Run(ctx)
+	}})
+
+	nonces, err := secret.NewBox(key, "rotation proof")
+	if err != nil {
+		return nil, err
+	}
 	recorder := overview.New(a.metrics, log)
 	a.web = web.New(web.Options{
 		Log: log, Registry: devices, Metrics: a.metrics, Identity: identity, CORSOrigins: cfg.CORSOrigins,
 		History: history, Undelivered: copied.dead, Streams: streams, Connections: connections, Nudger: nudger, Health: health, DrainKey: cfg.DrainAuthKey.Reveal(),
 		Activity: activity, Overview: recorder, Page: ui.Handler, Devices: credentials,
-		Rotation: rotating,
+		Rotation: rotating, Nonces: nonces, ConfigChanged: mail.configChanged,
 	})
 	public, err := a.listen("HTTP", cfg.Addr(), cfg.TLSCert, cfg.TLSKey, a.web.Handler())
 	if err != nil {

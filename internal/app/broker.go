@@ -78,6 +78,7 @@ func (a *app) openBroker(o *nats.ServerOptions, r brokerRights, open bool) (*web
 // The topics of devices besides those of the log (docs/OPERATIONS.md).
 const (
 	updateTopics      = "iotsupport/updates/+"            // what all are told
+	configTopic       = "iotsupport/updates/config"       // that one has another config
 	provisioningTopic = "iotsupport/updates/provisioning" // that one is to fetch its secret
 	telemetryTopic    = "iotsupport/telemetry/%s/#"       // what one measures
 	rotationTopic     = "iotsupport/%s/rotation"          // what one is told of its credentials

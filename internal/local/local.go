@@ -48,6 +48,10 @@ type Options struct {
 	// Address returns where a request comes from. Nil: the address of the connection.
 	Address func(*http.Request) string
 
+	// Issued is told of each token that was given out. Nil: nobody is. It must not
+	// block.
+	Issued func(clientID string)
+
 	Registerer prometheus.Registerer // nil: metrics are kept and not shown
 	Now        func() time.Time      // nil: time.Now
 }

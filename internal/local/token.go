@@ -287,6 +287,9 @@ func (s *server) ClientCredentialsExchange(ctx context.Context, r *op.ClientRequ
 		return nil, op.NewStatusError(oidc.ErrServerError().WithParent(err).WithDescription("try again later"), http.StatusServiceUnavailable)
 	}
 	e.status = "issued"
+	if s.issuer.opts.Issued != nil {
+		s.issuer.opts.Issued(c.ID)
+	}
 	return op.NewResponse(&oidc.AccessTokenResponse{
 		AccessToken: token, TokenType: oidc.BearerToken, ExpiresIn: uint64(s.issuer.opts.Lifetime / time.Second),
 	}), nil

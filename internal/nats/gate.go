@@ -51,6 +51,7 @@ const inProcess = "signalbox"
 type gate struct {
 	secret       string
 	authenticate func(context.Context, Login) (Grant, error) // nil: everybody may do everything
+	arrived      func(string, uint64)                        // nil: nobody wants to know
 	log          *slog.Logger
 	refused      *prometheus.CounterVec
 	closed       prometheus.Counter
@@ -70,7 +71,7 @@ type session struct{ cut bool } // closed by CloseClient; guarded by gate.mu
 
 func newGate(o ServerOptions, secret string) *gate {
 	g := &gate{
-		secret: secret, authenticate: o.Authenticate, log: o.Log, throttle: newThrottle(time.Now),
+		secret: secret, authenticate: o.Authenticate, arrived: o.Arrived, log: o.Log, throttle: newThrottle(time.Now),
 		sessions: map[string]map[uint64]*session{},
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "iot_mqtt_connections_refused_total", Help: "Connections to the embedded MQTT broker that were refused, by reason.",
@@ -99,11 +100,23 @@ func (g *gate) Check(c server.ClientAuthentication) bool {
 		g.refused.WithLabelValues("not_ready").Inc()
 		return false
 	}
+	if opts.Username == inProcess && subtle.ConstantTimeCompare([]byte(opts.Password), []byte(g.secret)) == 1 { // see outlet
+		c.RegisterUser(&server.User{Username: inProcess, Permissions: &server.Permissions{
+			Publish:   &server.SubjectPermission{Deny: reserved},
+			Subscribe: &server.SubjectPermission{Deny: []string{">"}},
+		}})
+		return true
+	}
 	if g.authenticate == nil {
 		c.RegisterUser(&server.User{Username: opts.Username, Permissions: &server.Permissions{
 			Publish:   &server.SubjectPermission{Deny: reserved},
 			Subscribe: &server.SubjectPermission{Deny: reserved},
 		}})
+		if g.arrived != nil {
+			if clientID, err := g.clientID(c.GetID()); err == nil { // else it is gone
+				g.arrived(clientID, c.GetID())
+			}
+		}
 		return true
 	}
 	l := Login{Username: opts.Username, Password: opts.Password, Address: c.RemoteAddress().String()}
@@ -114,10 +127,13 @@ func (g *gate) Check(c server.ClientAuthentication) bool {
 		g.refused.WithLabelValues("throttled").Inc()
 		return false
 	}
-	user, err := g.enter(c.GetID(), l)
+	user, clientID, err := g.enter(c.GetID(), l)
 	if err == nil {
 		g.throttle.good(l.Address, l.Username)
 		c.RegisterUser(user)
+		if g.arrived != nil {
+			g.arrived(clientID, c.GetID())
+		}
 		return true
 	}
 	reason := reasonOf(err)
@@ -160,16 +176,16 @@ func reasonOf(err error) string {
 // brief returns what the log shows of a text that anybody may have sent.
 func brief(s string) string { return s[:min(len(s), 100)] }
 
-// enter returns with what rights a connection is let in. From before the look
+// enter returns with what rights a connection is let in, and its client id. From before the look
 // at the login, CloseClient finds the connection: a device that is revoked in
 // this very moment is not let in.
-func (g *gate) enter(id uint64, l Login) (*server.User, error) {
+func (g *gate) enter(id uint64, l Login) (*server.User, string, error) {
 	if l.Username == "" {
-		return nil, access.Deny(access.Missing, nil)
+		return nil, "", access.Deny(access.Missing, nil)
 	}
 	var err error
 	if l.ClientID, err = g.clientID(id); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	s := g.arrive(l.ClientID, id)
 	ctx, cancel := context.WithTimeout(g.ctx, authenticateTimeout)
@@ -192,9 +208,9 @@ func (g *gate) enter(id uint64, l Login) (*server.User, error) {
 	}
 	if err != nil {
 		g.leaveLocked(l.ClientID, id)
-		return nil, err
+		return nil, "", err
 	}
-	return user, nil
+	return user, l.ClientID, nil
 }
 
 // clientID returns the MQTT client id of a connection. The server shows it to
@@ -240,6 +256,17 @@ func (g *gate) pruneLocked(clientID string) {
 			g.leaveLocked(clientID, id)
 		}
 	}
+}
+
+// Listens reports whether a connection is subscribed to an MQTT topic, and
+// whether it is there at all.
+func (s *Server) Listens(connection uint64, topic string) (listens, there bool) {
+	z, err := s.nats.Connz(&server.ConnzOptions{CID: connection, State: server.ConnOpen, Subscriptions: true})
+	if err != nil || len(z.Conns) != 1 {
+		return false, false
+	}
+	subject := strings.ReplaceAll(topic, "/", ".")
+	return slices.ContainsFunc(z.Conns[0].Subs, func(filter string) bool { return server.SubjectsCollide(filter, subject) }), true
 }
 
 // Clients returns the MQTT client ids that are connected with credentials, or

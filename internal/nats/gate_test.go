@@ -45,6 +45,7 @@ type broker struct {
 	revoked map[string]bool
 	asked   func(nats.Login) // called before a login is looked at
 	until   time.Time
+	secure  func(*mqtt.ClientOptions) // nil: there is no TLS
 }
 
 func (b *broker) authenticate(_ context.Context, l nats.Login) (nats.Grant, error) {
@@ -148,6 +149,9 @@ func (b *broker) try(username, password, clientID string, with func(*mqtt.Client
 	o := mqtt.NewClientOptions().AddBroker("tcp://" + b.addr).SetClientID(clientID).SetProtocolVersion(4).SetAutoReconnect(false).SetConnectTimeout(patience)
 	if username != "" {
 		o.SetUsername(username).SetPassword(password)
+	}
+	if b.secure != nil {
+		b.secure(o)
 	}
 	if with != nil {
 		with(o)

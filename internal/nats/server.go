@@ -43,6 +43,11 @@ type ServerOptions struct {
 	// those of the kinds Unauthenticated and Forbidden count as a failure of
 	// who asked.
 	Authenticate func(ctx context.Context, l Login) (Grant, error)
+
+	// Arrived is told of each client that is let in, by its MQTT client id and the
+	// number of its connection, before it can subscribe to anything. nil: nobody
+	// is. It must not block.
+	Arrived func(clientID string, connection uint64)
 }
 
 // Server is the embedded NATS server. It has no listener but MQTT: this
@@ -51,6 +56,7 @@ type Server struct {
 	nats   *server.Server
 	gate   *gate
 	mender *mender
+	outlet *outlet // nil: there is no MQTT listener
 
 	newest atomic.Uint64 // of the journal: what it acknowledged to any connection
 }
@@ -123,6 +129,9 @@ func StartServer(o ServerOptions) (*Server, error) {
 		},
 	}
 	go s.mender.run()
+	if o.MQTTListen != "" {
+		s.outlet = newOutlet(o, opts.MQTT.Host, opts.MQTT.Port, s.gate.secret)
+	}
 	return s, nil
 }
 
@@ -139,6 +148,9 @@ func (s *Server) connect(opts ...nats.Option) (*nats.Conn, error) {
 func (s *Server) Close() {
 	close(s.mender.stop)
 	<-s.mender.ended
+	if s.outlet != nil {
+		s.outlet.close()
+	}
 	s.gate.stop()
 	s.nats.Shutdown()
 	s.nats.WaitForShutdown()

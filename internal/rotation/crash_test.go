@@ -81,6 +81,11 @@ func killed(t *testing.T, with func(*rig) provider, things int, effect, always b
 	if rec.Holder != "" || !rec.TodoAt.IsZero() || rec.New != "" {
 		t.Errorf("left: %+v", rec)
 	}
+	r.mu.Lock()
+	if at, lies := r.lies[d.id]; lies || rec.State.Noticed {
+		t.Errorf("the notice of attempt %d lies at the broker still: %v, noticed %v", at, lies, rec.State.Noticed)
+	}
+	r.mu.Unlock()
 	if d.secret == first || !d.login() {
 		t.Errorf("the device has its first secret: %v; it can log in: %v", d.secret == first, d.login())
 	}

@@ -3,6 +3,7 @@
 package rotation
 
 import (
+	"slices"
 	"time"
 
 	"signalbox/internal/fleet"
@@ -29,6 +30,10 @@ type State struct {
 	FetchedBy time.Time // when the token was issued that it was last handed out for
 	Asked     bool      // the device asked for its secret in this attempt, and so it knows
 	Postponed bool      // the attempt is queued again, and goes on when it is its turn
+
+	// Noticed says that a notice for the device may lie at a broker, where it stays
+	// until it is taken back.
+	Noticed bool
 
 	// Believed says that the device seems to have the new secret, which stays
 	// beside the old one. The next attempt makes sure first: then it is Settling.
@@ -124,6 +129,8 @@ type (
 	// Destroyed says that the provider accepts the new secret alone, for good, since
 	// At, by the provider's clock.
 	Destroyed struct{ At time.Time }
+	// Cleared says that no notice lies at a broker any more.
+	Cleared struct{}
 	// Tick says that time has passed.
 	Tick struct{}
 	// Abort ends the attempt. A new secret that nobody can have is not given out
@@ -142,6 +149,7 @@ func (Switched) event()  {}
 func (Used) event()      {}
 func (Token) event()     {}
 func (Destroyed) event() {}
+func (Cleared) event()   {}
 func (Tick) event()      {}
 func (Abort) event()     {}
 
@@ -158,6 +166,7 @@ const (
 	Switch                     // have the provider accept the Live one: leads to Switched
 	Destroy                    // have the provider accept the new one alone: leads to Destroyed
 	Tell                       // tell the device that there is a secret to be fetched
+	Clear                      // take the notice back: leads to Cleared
 	GiveNew                    // answer the device with the new secret
 	GiveOld                    // answer the device with the one that it has
 	Refuse                     // answer the device that its token is too old
@@ -167,6 +176,21 @@ const (
 // Step returns what an event at a time makes of a state, and what is to be done
 // about it. An event that means nothing in the state changes nothing.
 func (p Policy) Step(s State, e Event, now time.Time) (State, []Effect) {
+	pending := s.Wire == fleet.RotationPending
+	s, effects := p.step(s, e, now)
+	switch {
+	case slices.Contains(effects, Tell): // even if that fails, for all that is known of it here
+		s.Noticed = true
+	case pending && unread(s): // last, as nothing of weight is to wait for a broker
+		effects = append(effects, Clear)
+	}
+	return s, effects
+}
+
+// unread reports whether a notice is to be taken back.
+func unread(s State) bool { return s.Noticed && s.Wire != fleet.RotationPending }
+
+func (p Policy) step(s State, e Event, now time.Time) (State, []Effect) {
 	switch e := e.(type) {
 	case Queue:
 		return p.queue(s, e, now)
@@ -193,6 +217,11 @@ func (p Policy) Step(s State, e Event, now time.Time) (State, []Effect) {
 		return p.token(s, e, now)
 	case Destroyed:
 		return p.destroyed(s, e, now)
+	case Cleared:
+		if unread(s) { // else another attempt began meanwhile, with a notice of its own
+			s.Noticed = false
+		}
+		return s, nil
 	case Tick:
 		return p.tick(s, now)
 	case Abort:
@@ -204,23 +233,22 @@ func (p Policy) Step(s State, e Event, now time.Time) (State, []Effect) {
 // Unfinished returns what must be done, perhaps again, to get on from a state in
 // which the program was stopped.
 func (p Policy) Unfinished(s State) []Effect {
+	var effects []Effect
 	switch {
 	case s.Step == Creating && s.Wire == fleet.RotationPending:
 		return []Effect{Create}
 	case s.Step == Proven:
-		return []Effect{Destroy}
-	}
-	// Whether it was told is not known.
-	tell := s.Step == Offered && s.Wire == fleet.RotationPending && !s.Asked
-	switch {
-	case s.Switching && tell:
-		return []Effect{Switch, Tell}
+		effects = append(effects, Destroy)
 	case s.Switching:
-		return []Effect{Switch}
-	case tell:
-		return []Effect{Tell}
+		effects = append(effects, Switch)
 	}
-	return nil
+	switch {
+	case s.Step == Offered && s.Wire == fleet.RotationPending && !s.Asked: // whether it was told is not known
+		effects = append(effects, Tell)
+	case unread(s):
+		effects = append(effects, Clear)
+	}
+	return effects
 }
 
 // Wake returns when the state needs a Tick; zero: never.
@@ -334,7 +362,7 @@ func (p Policy) hold(s State) (State, []Effect) {
 func (p Policy) reset(s State, now time.Time) (State, []Effect) {
 	return State{
 		Wire: fleet.RotationPending, Step: Proven, Attempt: s.Attempt + 1, StartedAt: now, Resetting: true, Live: New,
-		NotBefore: s.NotBefore, CompletedAt: s.CompletedAt,
+		NotBefore: s.NotBefore, CompletedAt: s.CompletedAt, Noticed: s.Noticed,
 	}, []Effect{Generate, Destroy, Announce}
 }
 
@@ -406,7 +434,7 @@ func (p Policy) destroyed(s State, e Destroyed, now time.Time) (State, []Effect)
 	if s.Step != Proven {
 		return s, nil
 	}
-	done := State{Wire: fleet.RotationOK, Attempt: s.Attempt, StartedAt: s.StartedAt, CompletedAt: now, NotBefore: s.NotBefore}
+	done := State{Wire: fleet.RotationOK, Attempt: s.Attempt, StartedAt: s.StartedAt, CompletedAt: now, NotBefore: s.NotBefore, Noticed: s.Noticed}
 	switch {
 	case s.Resetting:
 		done.NotBefore = e.At

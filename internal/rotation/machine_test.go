@@ -82,13 +82,13 @@ func TestStep(t *testing.T) {
 	f(true, pending, rotation.Proven, does(rotation.GiveNew), queue, start, created, fetch, usedNew, fetch)
 	f(true, pending, rotation.Proven, nil, queue, start, created, fetch, usedNew, late) // only the provider is late
 	f(true, pending, rotation.Proven, nil, queue, start, created, fetch, usedNew, abort)
-	f(true, ok, rotation.Idle, does(rotation.Promote, rotation.Announce), queue, start, created, fetch, usedNew, destroyed)
+	f(true, ok, rotation.Idle, does(rotation.Promote, rotation.Announce, rotation.Clear), queue, start, created, fetch, usedNew, destroyed)
 	f(true, ok, rotation.Idle, nil, queue, start, created, fetch, usedNew, destroyed, destroyed)
 	f(true, ok, rotation.Idle, does(rotation.GiveOld), queue, start, created, fetch, usedNew, destroyed, fetch)
 	f(true, "", rotation.Idle, does(rotation.GiveOld), fetch)
 
 	// Too late, and later still.
-	f(true, timeout, rotation.Offered, does(rotation.Announce), queue, start, created, fetch, late)
+	f(true, timeout, rotation.Offered, does(rotation.Announce, rotation.Clear), queue, start, created, fetch, late)
 	f(true, timeout, rotation.Offered, nil, queue, start, created, fetch, late, queue) // not yet
 	f(true, queued, rotation.Offered, does(rotation.Announce), queue, start, created, fetch, late, rotation.Queue{Person: true})
 	f(true, queued, rotation.Offered, does(rotation.Announce), queue, start, created, fetch, late, 2*time.Minute, queue)
@@ -101,7 +101,7 @@ func TestStep(t *testing.T) {
 	f(true, pending, rotation.Creating, does(rotation.Create, rotation.Announce), queue, start, late, rotation.Queue{Person: true}, start)
 
 	// It came when there was no room, and waits for another turn.
-	f(true, queued, rotation.Offered, does(rotation.GiveOld, rotation.Announce), queue, start, created, postpone)
+	f(true, queued, rotation.Offered, does(rotation.GiveOld, rotation.Announce, rotation.Clear), queue, start, created, postpone)
 	f(true, queued, rotation.Offered, does(rotation.GiveOld), queue, start, created, postpone, fetch)
 	f(true, queued, rotation.Offered, nil, queue, start, created, postpone, late)
 	f(true, pending, rotation.Offered, does(rotation.Tell, rotation.Announce), queue, start, created, postpone, start)
@@ -111,19 +111,19 @@ func TestStep(t *testing.T) {
 	f(true, pending, rotation.Proven, does(rotation.GiveNew), queue, start, created, fetch, usedNew, postpone)
 	f(true, "", rotation.Idle, does(rotation.GiveOld), postpone)
 	f(true, ok, rotation.Offered, does(rotation.Announce), queue, start, created, postpone, abort)
-	f(false, queued, rotation.Offered, does(rotation.GiveOld, rotation.Announce), queue, start, postpone)
+	f(false, queued, rotation.Offered, does(rotation.GiveOld, rotation.Announce, rotation.Clear), queue, start, postpone)
 	f(false, pending, rotation.Offered, does(rotation.Switch, rotation.GiveNew), queue, start, postpone, start, fetch)
 
 	// Withdrawn.
 	f(true, ok, rotation.Idle, does(rotation.Announce), queue, abort)
-	f(true, ok, rotation.Offered, does(rotation.Announce), queue, start, created, abort)
+	f(true, ok, rotation.Offered, does(rotation.Announce, rotation.Clear), queue, start, created, abort)
 	f(true, ok, rotation.Offered, does(rotation.GiveOld), queue, start, created, abort, fetch)
-	f(true, timeout, rotation.Offered, does(rotation.Announce), queue, start, created, fetch, abort)
+	f(true, timeout, rotation.Offered, does(rotation.Announce, rotation.Clear), queue, start, created, fetch, abort)
 	f(true, pending, rotation.Proven, does(rotation.Destroy), queue, start, created, fetch, abort, usedNew)
 	f(true, "", rotation.Idle, nil, abort)
 
 	// Tokens that name nothing are believed, and nothing is destroyed.
-	f(true, ok, rotation.Offered, does(rotation.Announce), queue, start, created, fetch, token)
+	f(true, ok, rotation.Offered, does(rotation.Announce, rotation.Clear), queue, start, created, fetch, token)
 	f(true, ok, rotation.Offered, nil, queue, start, created, fetch, token, token)
 	f(true, ok, rotation.Offered, does(rotation.GiveNew), queue, start, created, fetch, token, fetch)
 	f(true, ok, rotation.Proven, does(rotation.Destroy), queue, start, created, fetch, token, usedNew)
@@ -142,11 +142,49 @@ func TestStep(t *testing.T) {
 	f(false, pending, rotation.Offered, nil, queue, start, fetch, token) // it may still be the old one's
 	f(false, pending, rotation.Offered, nil, queue, start, fetch, switchedNew, rotation.Token{IssuedAt: epoch})
 	f(false, pending, rotation.Proven, does(rotation.Destroy), queue, start, fetch, switchedNew, token)
-	f(false, ok, rotation.Idle, does(rotation.Promote, rotation.Announce), queue, start, fetch, switchedNew, token, destroyed)
-	f(false, timeout, rotation.Offered, does(rotation.Announce, rotation.Switch), queue, start, fetch, switchedNew, 11*time.Minute) // the turn of the old one
-	f(false, timeout, rotation.Offered, nil, queue, start, fetch, switchedNew, 11*time.Minute, switchedOld, token)                  // it has the old one
+	f(false, ok, rotation.Idle, does(rotation.Promote, rotation.Announce, rotation.Clear), queue, start, fetch, switchedNew, token, destroyed)
+	f(false, timeout, rotation.Offered, does(rotation.Announce, rotation.Switch, rotation.Clear), queue, start, fetch, switchedNew, 11*time.Minute) // the turn of the old one
+	f(false, timeout, rotation.Offered, nil, queue, start, fetch, switchedNew, 11*time.Minute, switchedOld, token)                                  // it has the old one
 	f(false, timeout, rotation.Offered, does(rotation.Switch, rotation.GiveNew), queue, start, fetch, switchedNew, 11*time.Minute, switchedOld, token, fetch)
 	f(false, pending, rotation.Proven, does(rotation.Destroy), queue, start, fetch, switchedNew, 11*time.Minute, switchedOld, 11*time.Minute, switchedNew, token)
+}
+
+// A notice that lies at a broker is taken back when the attempt is over, and
+// not before, whatever happened to the program in between.
+func TestNotice(t *testing.T) {
+	var (
+		queue, start, created, fetch = rotation.Queue{}, rotation.Start{}, rotation.Created{}, rotation.Fetch{IssuedAt: epoch}
+		usedNew, destroyed, cleared  = rotation.Used{Secret: rotation.New}, rotation.Destroyed{}, rotation.Cleared{}
+		late, person                 = 6 * time.Minute, rotation.Queue{Person: true}
+	)
+	f := func(dual, noticed bool, unfinished []rotation.Effect, events ...any) {
+		t.Helper()
+		p := policy(dual)
+		s, _, _ := script(p, events...)
+		if got := p.Unfinished(s); s.Noticed != noticed || !slices.Equal(got, unfinished) {
+			t.Errorf("%T: noticed %v, unfinished %v; want %v, %v", events, s.Noticed, got, noticed, unfinished)
+		}
+	}
+	does := func(e ...rotation.Effect) []rotation.Effect { return e }
+	f(true, false, nil, queue)
+	f(true, false, does(rotation.Create), queue, start)
+	f(true, true, does(rotation.Tell), queue, start, created)
+	f(false, true, does(rotation.Tell), queue, start)
+	f(true, true, does(rotation.Tell), queue, start, created, cleared) // nobody asked for that
+	f(true, true, does(rotation.Destroy), queue, start, created, fetch, usedNew)
+	f(true, true, does(rotation.Clear), queue, start, created, fetch, usedNew, destroyed)
+	f(true, false, nil, queue, start, created, fetch, usedNew, destroyed, cleared)
+	f(true, true, does(rotation.Clear), queue, start, created, late)
+	f(true, false, nil, queue, start, created, late, cleared)
+	f(true, false, nil, queue, start, late) // nobody was told
+	f(true, true, does(rotation.Clear), queue, start, created, rotation.Abort{})
+	f(true, true, does(rotation.Clear), queue, start, created, fetch, rotation.Token{})
+	f(true, true, does(rotation.Destroy, rotation.Clear), queue, start, created, fetch, rotation.Token{}, usedNew)
+	f(false, true, does(rotation.Switch, rotation.Clear), queue, start, fetch, rotation.Switched{To: rotation.New}, 11*time.Minute)
+	// The next attempt begins before the notice of this one was taken back.
+	f(true, true, does(rotation.Clear), queue, start, created, late, person)
+	f(true, true, does(rotation.Tell), queue, start, created, late, person, start)
+	f(true, true, does(rotation.Tell), queue, start, created, late, person, start, cleared)
 }
 
 func TestRetry(t *testing.T) {

@@ -28,6 +28,7 @@ type world struct {
 	own, new int           // what the server keeps: the device's secret, and the new one, 0 for none
 	secrets  int           // made so far
 	state    rotation.State
+	notice   bool   // lies at the broker
 	doing    []deed // committed, and not done yet
 }
 
@@ -88,6 +89,11 @@ func (w *world) perform(told bool) {
 	case rotation.Destroy:
 		w.accepts = []int{w.new}
 		then = rotation.Destroyed{At: w.clock.Add(w.ahead)}
+	case rotation.Tell:
+		w.notice = true
+	case rotation.Clear:
+		w.notice = false
+		then = rotation.Cleared{}
 	case rotation.GiveNew, rotation.GiveOld:
 		if f.secret > 0 {
 			w.answers = append(w.answers, f.secret)
@@ -194,6 +200,15 @@ func (w *world) recovers() bool {
 	return false
 }
 
+// notices reports whether the notice lies at the broker if and only if there is
+// something to be fetched, when everything was done.
+func (w *world) notices() bool {
+	c := *w
+	c.accepts, c.doing, c.answers = slices.Clone(w.accepts), slices.Clone(w.doing), nil
+	c.finish()
+	return c.notice == (c.state.Wire == fleet.RotationPending && c.state.Step == rotation.Offered)
+}
+
 // succeeds reports whether a person who asks for a rotation gets one, when
 // everybody does what they ought to.
 func (w *world) succeeds() bool {
@@ -293,6 +308,9 @@ func TestNobodyIsLockedOut(t *testing.T) {
 						}
 						if !w.recovers() {
 							t.Fatalf("locked out for good: %v", w)
+						}
+						if !w.notices() {
+							t.Fatalf("the notice lies there: %v. %v", w.notice, w)
 						}
 						if !w.succeeds() {
 							t.Fatalf("will never rotate: %v", w)

@@ -53,13 +53,14 @@ type rig struct {
 
 	mu    sync.Mutex
 	told  map[int64]int
+	lies  map[int64]int64 // the attempts of the notices that lie at the broker
 	news  []rotation.News
-	broke error // of Tell
+	broke error // of Tell and Clear
 }
 
 func newRig(t *testing.T, with func(*rig) provider) *rig {
 	t.Helper()
-	r := &rig{t: t, told: map[int64]int{}, change: func(*rotation.Options) {}}
+	r := &rig{t: t, told: map[int64]int{}, lies: map[int64]int64{}, change: func(*rotation.Options) {}}
 	// Power is not cut here: what the kernel has is enough.
 	path := filepath.Join(memory(t), "test.db")
 	if err := os.WriteFile(path, empty(), 0o600); err != nil {
@@ -277,11 +278,11 @@ func (m mortal) Only(ctx context.Context, id, secret string) (at time.Time, err 
 	return at, err
 }
 
-func (m mortal) Tell(ctx context.Context, device int64, clientID string) error {
+func (m mortal) Tell(ctx context.Context, device int64, clientID string, attempt int64) error {
 	return m.k.do(func() error {
 		// Nobody is told of what did not happen.
 		rec, err := m.Store.Rotation(ctx, device)
-		if err != nil || rec.State.Wire != fleet.RotationPending || rec.State.Step != rotation.Offered || rec.ClientID != clientID {
+		if err != nil || rec.State.Wire != fleet.RotationPending || rec.State.Step != rotation.Offered || rec.ClientID != clientID || rec.State.Attempt != attempt || !rec.State.Noticed {
 			m.r.t.Errorf("told in %+v, %v", rec.State, err)
 		}
 		m.r.mu.Lock()
@@ -290,6 +291,27 @@ func (m mortal) Tell(ctx context.Context, device int64, clientID string) error {
 			return m.r.broke
 		}
 		m.r.told[device]++
+		m.r.lies[device] = attempt
+		return nil
+	})
+}
+
+func (m mortal) Remind(ctx context.Context, device int64, clientID string, attempt int64) error {
+	return m.Tell(ctx, device, clientID, attempt)
+}
+
+func (m mortal) Clear(ctx context.Context, device int64, clientID string) error {
+	return m.k.do(func() error {
+		rec, err := m.Store.Rotation(ctx, device)
+		if err != nil || rec.State.Wire == fleet.RotationPending || rec.ClientID != clientID {
+			m.r.t.Errorf("the notice is taken back in %+v, %v", rec.State, err)
+		}
+		m.r.mu.Lock()
+		defer m.r.mu.Unlock()
+		if m.r.broke != nil {
+			return m.r.broke
+		}
+		delete(m.r.lies, device)
 		return nil
 	})
 }

@@ -261,12 +261,20 @@ func (r *Runner) Seen(ctx context.Context, device int64, claims fleet.DeviceClai
 // was ours and is used once. fleet.Forbidden: it is of neither.
 func (r *Runner) Prove(ctx context.Context, device int64, nonce, mac []byte) error {
 	known := false
+	var failed error // to get to know the secret
 	_, err := r.handle(ctx, device, func(rec *Record) Event {
+		failed = nil
 		for _, of := range []struct {
 			which  Which
 			sealed string
 		}{{New, rec.New}, {Old, rec.Old}} {
 			text, err := r.open(rec, of.sealed)
+			if of.which == Old && (rec.State.Step == Idle || of.sealed == "") { // the issuer knows better, as for GiveOld
+				text, err = r.opts.Issuer.Secret(ctx, rec.ClientID)
+			}
+			if err != nil {
+				failed = err
+			}
 			if err != nil || text == "" {
 				continue
 			}
@@ -279,6 +287,9 @@ func (r *Runner) Prove(ctx context.Context, device int64, nonce, mac []byte) err
 		}
 		return nil
 	})
+	if err == nil && !known && failed != nil {
+		return failed
+	}
 	if err == nil && !known {
 		err = fleet.E(fleet.Forbidden, nil, "The proof is of no secret of the device")
 	}
@@ -295,10 +306,7 @@ func (r *Runner) Remind(ctx context.Context, device int64) error {
 	if !apt(Tell, rec.State) {
 		return nil
 	}
-	if !rec.TodoAt.IsZero() { // it failed a moment ago, and is due anyway
-		return nil
-	}
-	return r.opts.Notifier.Tell(ctx, device, rec.ClientID)
+	return r.opts.Notifier.Remind(ctx, device, rec.ClientID, rec.State.Attempt)
 }
 
 // handle gives an event to a device and does what follows from it. event gets the
@@ -532,6 +540,8 @@ func apt(f Effect, s State) bool {
 		return s.Step == Proven
 	case Tell:
 		return s.Step == Offered && s.Wire == fleet.RotationPending && !s.Asked
+	case Clear:
+		return unread(s)
 	}
 	return false
 }
@@ -634,11 +644,13 @@ func (r *Runner) perform(ctx context.Context, rec *Record, todo []Effect) error 
 func (r *Runner) do(ctx context.Context, rec *Record, f Effect) (Event, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.opts.EffectTimeout)
 	defer cancel()
-	if f == Tell && rec.Revoked {
+	switch {
+	case f == Tell && rec.Revoked:
 		return Hold{}, nil
-	}
-	if f == Tell {
-		return nil, r.opts.Notifier.Tell(ctx, rec.Device, rec.ClientID)
+	case f == Tell:
+		return nil, r.opts.Notifier.Tell(ctx, rec.Device, rec.ClientID, rec.State.Attempt)
+	case f == Clear:
+		return Cleared{}, r.opts.Notifier.Clear(ctx, rec.Device, rec.ClientID)
 	}
 	if rec.Old == "" && f != Destroy {
 		// Nothing was changed at the issuer so far. What it has is what the device
@@ -700,12 +712,12 @@ func (r *Runner) failed(ctx context.Context, rec *Record, f Effect, cause error)
 	_, rec.Trouble = fleet.Public(cause)
 	rec.Tries++
 	rec.Holder, rec.HeldUntil, rec.TodoAt = "", time.Time{}, now.Add(r.backoff(rec.Tries))
-	rec.Stuck = rec.Tries >= r.opts.Tries
+	rec.Stuck = rec.Tries >= r.opts.Tries && f != Clear // a notice that stays harms nobody
 	if rec.Stuck {
 		rec.SlotUntil = time.Time{}
 	}
 	c := Change{Due: rec.Due(r.opts.Policy)}
-	name := map[Effect]string{Create: "create", Switch: "switch", Destroy: "withdraw", Tell: "tell"}[f]
+	name := map[Effect]string{Create: "create", Switch: "switch", Destroy: "withdraw", Tell: "tell", Clear: "clear"}[f]
 	if rec.Tries == 1 {
 		c.Entries = []Entry{{At: now, What: "failed", Detail: name + ": " + rec.Trouble}}
 	}

@@ -355,6 +355,44 @@ func TestStuck(t *testing.T) {
 	})
 }
 
+// A broker that is away gets the notice taken back when it returns. Nobody has to
+// look at that, and nothing waits for it.
+func TestClear(t *testing.T) {
+	bubble(t, 2, nil, func(t *testing.T, r *rig, all []*sim) {
+		d := all[0]
+		d.queue()
+		time.Sleep(time.Second)
+		d.is(fleet.RotationPending, rotation.Offered)
+		breaks := func(err error) { r.mu.Lock(); defer r.mu.Unlock(); r.broke = err }
+		lies := func() int64 { r.mu.Lock(); defer r.mu.Unlock(); return r.lies[d.id] }
+		if lies() != 1 {
+			t.Fatal("there is no notice")
+		}
+		breaks(fleet.E(fleet.Unavailable, nil, "The broker cannot be reached"))
+		if err := r.runner.Abort(t.Context(), d.id); err != nil {
+			t.Fatal(err)
+		}
+		d.is(fleet.RotationOK, rotation.Offered)
+		time.Sleep(time.Hour)
+		if rec := d.record(); rec.Stuck || rec.TodoAt.IsZero() || rec.Trouble == "" || lies() != 1 {
+			t.Errorf("%+v", rec)
+		}
+		d.queue()
+		time.Sleep(time.Second)
+		if rec := d.record(); rec.State.Wire != fleet.RotationPending || rec.State.Attempt != 2 {
+			t.Errorf("%+v", rec)
+		}
+		if err := r.runner.Abort(t.Context(), d.id); err != nil {
+			t.Fatal(err)
+		}
+		breaks(nil)
+		time.Sleep(11 * time.Minute)
+		if rec := d.record(); !rec.TodoAt.IsZero() || rec.State.Noticed || lies() != 0 {
+			t.Errorf("%+v, notice of %d", rec, lies())
+		}
+	})
+}
+
 func TestAbort(t *testing.T) {
 	t.Parallel()
 	bubble(t, 1, nil, func(t *testing.T, r *rig, all []*sim) {

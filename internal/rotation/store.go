@@ -162,8 +162,14 @@ type Issuer interface {
 
 // Notifier tells devices that there is a secret to be fetched.
 type Notifier interface {
-	// Tell returns nil when the broker has it.
-	Tell(ctx context.Context, device int64, clientID string) error
+	// Tell returns nil when every broker has the notice, which lies there for a
+	// device that is away. It may be repeated until then.
+	Tell(ctx context.Context, device int64, clientID string, attempt int64) error
+	// Remind sends the notice once more, as the device came back.
+	Remind(ctx context.Context, device int64, clientID string, attempt int64) error
+	// Clear takes back the notice that lies there. It returns nil when there is
+	// none at any broker, and may be repeated.
+	Clear(ctx context.Context, device int64, clientID string) error
 }
 
 // News is a change of a device's rotation that was committed.

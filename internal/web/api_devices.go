@@ -196,6 +196,9 @@ func (s *Server) updateDevice(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if s.changed != nil {
+		s.changed(d.ClientID())
+	}
 	s.write(w, r, http.StatusOK, s.detailOfDevice(sc, d))
 	return nil
 }

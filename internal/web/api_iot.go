@@ -33,7 +33,11 @@ func (s *Server) seen(r *http.Request, c caller) {
 // deviceProvisioning answers a device with the secret that it is to use from now
 // on. It may ask any number of times.
 func (s *Server) deviceProvisioning(w http.ResponseWriter, r *http.Request) error {
+	if s.rotation == nil {
+		return errNoRotation
+	}
 	c := callingDevice(r)
+	aboutDevice(r, c)
 	secret, err := s.rotation.Fetch(r.Context(), c.ID, c.claims)
 	if err != nil {
 		return err
@@ -42,7 +46,31 @@ func (s *Server) deviceProvisioning(w http.ResponseWriter, r *http.Request) erro
 	if err != nil {
 		return err
 	}
+	audited(r.Context()).detail("rotation_state", string(d.Rotation)) // that tells one rotation from the next, see record
 	w.Header().Set("Cache-Control", "no-cache, no-store, must-revalidate")
 	s.write(w, r, http.StatusOK, s.credentialsOf(d, secret))
 	return nil
+}
+
+// deviceFirmwareVersion answers a device with the version that its model is to
+// have.
+func (s *Server) deviceFirmwareVersion(w http.ResponseWriter, r *http.Request) error {
+	d, err := s.registry.Device(r.Context(), callingDevice(r).ID)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Cache-Control", "no-cache")
+	s.write(w, r, http.StatusOK, struct {
+		Version *string `json:"firmware_version"`
+	}{d.Model.FirmwareVersion})
+	return nil
+}
+
+// aboutDevice says in the audit that a device asked for something of its own.
+func aboutDevice(r *http.Request, c caller) {
+	e := audited(r.Context())
+	e.about("device", c.ID, c.Key)
+	if c.claims.ClientID == "" {
+		e.detail("proof", "none") // nobody has to log in
+	}
 }

@@ -11,7 +11,9 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -19,6 +21,7 @@ import (
 	"signalbox/internal/fleet"
 	"signalbox/internal/local"
 	"signalbox/internal/registry"
+	"signalbox/internal/rotation"
 	"signalbox/internal/secret"
 	"signalbox/internal/sqlstore"
 	"signalbox/internal/web"
@@ -27,12 +30,27 @@ import (
 // plant is a site whose devices have credentials at the built-in issuer.
 type plant struct {
 	*site
-	db     *sqlstore.DB
 	issuer *local.Issuer
 	open   bool // nobody has to log in
 	closed []string
-	fail   error // of closing sessions
+	told   chan string // client ids that were told of a rotation
+	runner *rotation.Runner
+	change []string     // client ids whose config changed
+	fail   error        // of closing sessions
+	ahead  atomic.Int64 // the clock of rotations
 }
+
+// Tell implements rotation.Notifier, as do Remind and Clear.
+func (p *plant) Tell(_ context.Context, _ int64, clientID string, _ int64) error {
+	p.told <- clientID
+	return nil
+}
+
+// Remind is never called here.
+func (p *plant) Remind(context.Context, int64, string, int64) error { return nil }
+
+// Clear has nothing to take back.
+func (p *plant) Clear(context.Context, int64, string) error { return nil }
 
 func newPlant(t *testing.T, change func(*web.Options)) *plant {
 	t.Helper()
@@ -45,7 +63,7 @@ func newPlant(t *testing.T, change func(*web.Options)) *plant {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &plant{db: db}
+	p := &plant{told: make(chan string, 100)}
 	if p.issuer, err = local.New(t.Context(), local.Options{Store: db, Box: box, URL: "https://box.example.org", Audience: "signalbox"}); err != nil {
 		t.Fatal(err)
 	}
@@ -64,6 +82,13 @@ func newPlant(t *testing.T, change func(*web.Options)) *plant {
 		},
 		TokenURL: "https://box.example.org/oauth/token", BaseURL: "https://box.example.org", WiFiSSID: "net", WiFiPassword: "hunter2",
 	}}
+	o.Rotation = rotation.NewRunner(rotation.Options{
+		Store: db, Issuer: p.issuer, Notifier: p, Box: box, Sole: true,
+		Policy: rotation.Policy{Timeout: time.Minute, Turn: time.Minute, Skew: 30 * time.Second, RetryAfter: time.Hour, RetryMax: time.Hour, Tries: 3},
+		Poll:   10 * time.Millisecond, Now: func() time.Time { return time.Now().Add(time.Duration(p.ahead.Load())) },
+	})
+	o.Nonces, o.ConfigChanged = box, func(clientID string) { p.change = append(p.change, clientID) }
+	p.runner = o.Rotation
 	if change != nil {
 		change(&o)
 	}

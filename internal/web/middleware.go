@@ -142,11 +142,12 @@ func (s *Server) run(rt route, w http.ResponseWriter, r *http.Request, what *eve
 		return who, rt.handle(w, r.WithContext(ctx))
 	}
 	if rt.needs == device {
-		ref, err := s.identifyDevice(r)
+		c, err := s.identifyDevice(r)
 		if err != nil {
 			return who, err
 		}
-		return who, rt.handle(w, r.WithContext(withDevice(ctx, ref)))
+		who = access.Principal{Kind: access.Device, Subject: c.ClientID, Name: c.Name}
+		return who, rt.handle(w, r.WithContext(withDevice(ctx, c)))
 	}
 	if who, err = s.identify(w, r, r.Pattern == streamRoute); err != nil {
 		return who, err

@@ -1,38 +1,13 @@
 package web_test
 
 import (
-	"context"
 	"encoding/json"
 	"net/http"
 	"strings"
 	"testing"
 
-	"github.com/prometheus/client_golang/prometheus"
-
-	"signalbox/internal/rotation"
-	"signalbox/internal/secret"
 	"signalbox/internal/web"
 )
-
-// deaf is a notifier of a broker on which nobody is.
-type deaf struct{}
-
-func (deaf) Tell(context.Context, int64, string) error { return nil }
-
-// newRotatingPlant returns a plant whose credentials are rotated.
-func newRotatingPlant(t *testing.T) *plant {
-	t.Helper()
-	var o web.Options
-	p := newPlant(t, func(made *web.Options) { o = *made })
-	box, err := secret.NewBox("a key for tests only", "rotation")
-	if err != nil {
-		t.Fatal(err)
-	}
-	o.Metrics = prometheus.NewRegistry()
-	o.Rotation = rotation.NewRunner(rotation.Options{Store: p.db, Issuer: p.issuer, Notifier: deaf{}, Box: box, Sole: true})
-	p.server = web.New(o)
-	return p
-}
 
 func (p *plant) credentials(id string) (c map[string]any) {
 	p.t.Helper()
@@ -44,7 +19,7 @@ func (p *plant) credentials(id string) (c map[string]any) {
 }
 
 func TestRestoreWithANewSecret(t *testing.T) {
-	p := newRotatingPlant(t)
+	p := newPlant(t, nil)
 	old := p.create(`{}`)
 	token, _ := p.token(old)
 	if w := p.do("POST", "/api/devices/1/revoke", ""); w.Code != http.StatusOK {
@@ -88,7 +63,7 @@ func TestRestoreWithANewSecret(t *testing.T) {
 	if w := p.do("POST", "/api/devices/9/restore", `{"new_secret":true}`); w.Code != http.StatusNotFound {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
-	plain := newPlant(t, nil)
+	plain := newPlant(t, func(o *web.Options) { o.Rotation = nil })
 	plain.create(`{}`)
 	if w := plain.do("POST", "/api/devices/1/restore", `{"new_secret":true}`); w.Code != http.StatusBadRequest {
 		t.Errorf("without rotation: %d %s", w.Code, w.Body)

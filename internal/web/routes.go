@@ -101,6 +101,9 @@ func (s *Server) routes() []route {
 
 		{"GET", "/api/iot/provisioning", device, "iot_get_provisioning", actionSecret, s.deviceProvisioning},
 		{"GET", "/api/iot/config", device, "iot_get_config", "", s.deviceConfig},
+		{"GET", "/api/iot/firmware-version", device, "iot_get_firmware_version", "", s.deviceFirmwareVersion},
+		{"POST", "/api/iot/rotation/nonce", device, "iot_get_rotation_nonce", "", s.rotationNonce},
+		{"POST", "/api/iot/rotation/proof", device, "iot_prove_rotation", "rotation.prove", s.proveRotation},
 
 		{"GET", "/.well-known/openid-configuration", public, "", "", s.issuer},
 		{"GET", "/oauth/keys", public, "", "", s.issuer},

@@ -15,6 +15,7 @@ import (
 	"signalbox/internal/overview"
 	"signalbox/internal/registry"
 	"signalbox/internal/rotation"
+	"signalbox/internal/secret"
 	"signalbox/internal/stream"
 )
 
@@ -64,6 +65,14 @@ type Options struct {
 	// Devices is how devices prove who they are. The zero Devices lets none in.
 	Devices Devices
 
+	// ConfigChanged is told of each device whose config was replaced, after the
+	// commit. It must not block. Nil: nobody is.
+	ConfigChanged func(clientID string)
+
+	// Nonces seals what devices prove that they have a secret with. It is needed
+	// with Rotation.
+	Nonces *secret.Box
+
 	// Rotation rotates the credentials of devices. Nil: nobody does.
 	Rotation *rotation.Runner
 }
@@ -93,6 +102,8 @@ type Server struct {
 	overview    *overview.Recorder
 	devices     Devices
 	rotation    *rotation.Runner
+	changed     func(clientID string) // nil: nobody wants to know
+	proofs      *proofs
 	page        http.Handler
 
 	handler, internal http.Handler
@@ -117,12 +128,14 @@ func New(o Options) *Server {
 		overview:    o.Overview,
 		devices:     o.Devices,
 		rotation:    o.Rotation,
+		changed:     o.ConfigChanged,
 		gatherer:    prometheus.NewRegistry(),
 	}
 	var register prometheus.Registerer // a nil *Registry in it would not be nil
 	if o.Metrics != nil {
 		s.gatherer, register = o.Metrics, o.Metrics
 	}
+	s.proofs = newProofs(o.Nonces, register)
 	s.metrics, s.identity = newMetrics(register), newIdentity(o.Identity, o.Log, register)
 	s.identify = s.identity.identify
 	if o.Streams != nil {
