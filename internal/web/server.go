@@ -66,6 +66,12 @@ type Options struct {
 
 	// Rotation rotates the credentials of devices. Nil: nobody does.
 	Rotation *rotation.Runner
+
+	// Fleet is the same for many devices. Nil: nobody does.
+	Fleet        *rotation.Fleet
+	CriticalDays int // since its last rotation, after which a device whose rotation timed out is critical
+
+	InternalToken string // bearer token of /internal; "": none is asked for
 }
 
 // Server answers HTTP requests.
@@ -93,7 +99,11 @@ type Server struct {
 	overview    *overview.Recorder
 	devices     Devices
 	rotation    *rotation.Runner
+	fleet       *rotation.Fleet
 	page        http.Handler
+
+	criticalDays  int
+	internalToken string
 
 	handler, internal http.Handler
 	draining          atomic.Bool
@@ -117,7 +127,11 @@ func New(o Options) *Server {
 		overview:    o.Overview,
 		devices:     o.Devices,
 		rotation:    o.Rotation,
+		fleet:       o.Fleet,
 		gatherer:    prometheus.NewRegistry(),
+
+		criticalDays:  o.CriticalDays,
+		internalToken: o.InternalToken,
 	}
 	var register prometheus.Registerer // a nil *Registry in it would not be nil
 	if o.Metrics != nil {
