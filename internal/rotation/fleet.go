@@ -200,6 +200,10 @@ func (f *Fleet) Run(ctx context.Context) error {
 	defer count.Stop()
 	reload := time.NewTicker(reloadEvery)
 	defer reload.Stop()
+	// So that nobody who looks at it has to wait for that.
+	if err := f.board.reload(ctx, f.opts.Store); err != nil && ctx.Err() == nil {
+		f.opts.Log.WarnContext(ctx, "the devices could not be read", "err", err)
+	}
 	for {
 		select {
 		case <-ctx.Done():
