@@ -29,7 +29,7 @@ func (a *app) openRotation(db *sqlstore.DB, key string, brokers []publisher, obs
 		return nil, nil, err
 	}
 	runner := rotation.NewRunner(rotation.Options{
-		Store: db, Issuer: a.rotating, Notifier: notices{brokers}, Box: box, Policy: rotationPolicy(&a.cfg), InFlight: a.cfg.RotationInFlight,
+		Store: db, Issuer: a.rotating, Notifier: notices{brokers}, Box: box, Policy: rotationPolicy(&a.cfg), InFlight: a.cfg.RotationInFlight, SilentAfter: time.Duration(a.cfg.RotationSilentAfter),
 		Sole: a.cfg.DatabaseURL == "", Observe: observe, Registerer: a.metrics, Log: a.log,
 	})
 	return runner, []unit{{"rotation", runner.Run}}, nil

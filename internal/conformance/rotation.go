@@ -30,6 +30,7 @@ func Rotation(t *testing.T, open func(*testing.T) RotationStore) {
 	check("round trip", rotationRoundTrip)
 	check("one of two commits", rotationConflict)
 	check("lists", rotationLists)
+	check("slots", rotationSlots)
 	check("attempts", rotationAttempts)
 	check("only so many attempts are kept", rotationTrim)
 	check("a deleted device", rotationDeleted)
@@ -106,11 +107,11 @@ func rotationRoundTrip(t *testing.T, s RotationStore) {
 	want := rotation.Record{
 		Device: id, ClientID: "iotdevice-relay-aaaaaaaa", Key: "aaaaaaaa", Active: true,
 		State: rotation.State{
-			Wire: fleet.RotationPending, Step: rotation.Offered, Attempt: 3, StartedAt: at(1), Deadline: at(2), FetchedAt: at(3), FetchedBy: at(4),
+			Wire: fleet.RotationPending, Step: rotation.Offered, Attempt: 3, StartedAt: at(1), Deadline: at(2), FetchedAt: at(3), FetchedBy: at(4), Asked: true, Postponed: true,
 			Believed: true, Settling: true, Live: rotation.New, Switching: true, LiveSince: at(5), SwitchAt: at(6), CompletedAt: at(7), Failures: 2, RetryAt: at(8),
 		},
 		Old: "old", New: "new", OldName: "1", NewName: "2", SecretAt: at(9), NewAt: at(10), Actor: "Jörg '", Reason: "x\ny", Campaign: 4, Urgent: true,
-		Holder: "me", HeldUntil: at(11), TodoAt: at(12), Tries: 5, Trouble: "none", Stuck: true,
+		Holder: "me", HeldUntil: at(11), TodoAt: at(12), Tries: 5, Trouble: "none", Stuck: true, SlotUntil: at(13),
 	}
 	for range 2 { // as the first and as a later one
 		keep(t, s, id, func(c *rotation.Change) {
@@ -204,10 +205,6 @@ func rotationLists(t *testing.T, s RotationStore) {
 	due(4000, 2, b, a)
 	list, err := s.UnfinishedRotations(ctx)
 	f(list, err, d)
-	n, err := s.RotationsInFlight(ctx)
-	if err != nil || n != 1 {
-		t.Errorf("%d in flight, %v", n, err)
-	}
 	counts, err := s.RotationCounts(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -225,6 +222,58 @@ func rotationLists(t *testing.T, s RotationStore) {
 	queued(9, c, d)
 	put(d, fleet.RotationQueued, 0, func(r *rotation.Record) { r.Urgent = true })
 	queued(9, d, c)
+}
+
+// However many commits come at once: there are no more slots taken than there are.
+func rotationSlots(t *testing.T, s RotationStore) {
+	ids := rotating(t, s, "aaaaaaaa", "bbbbbbbb", "cccccccc", "dddddddd", "eeeeeeee")
+	at := func(n int) time.Time { return epoch.Add(time.Duration(n) * time.Second) }
+	inFlight := func(now, want int) {
+		t.Helper()
+		if n, err := s.RotationsInFlight(t.Context(), at(now)); err != nil || n != want {
+			t.Errorf("%d in flight at %d, want %d, %v", n, now, want, err)
+		}
+	}
+	claim := func(id int64, now, until, slots int) error {
+		c := rotation.Change{Record: kept(t, s, id), Slots: slots, Now: at(now)}
+		c.Record.SlotUntil = at(until)
+		_, err := s.CommitRotation(t.Context(), c)
+		return err
+	}
+	inFlight(0, 0)
+	var won atomic.Int32
+	var wg sync.WaitGroup
+	for _, id := range ids {
+		wg.Go(func() {
+			err := claim(id, 0, 10, 2)
+			if err == nil {
+				won.Add(1)
+				return
+			}
+			wantKind(t, err, fleet.TooMany)
+			if r := kept(t, s, id); r.Version != 0 {
+				t.Errorf("something was stored: %+v", r)
+			}
+		})
+	}
+	wg.Wait()
+	if won.Load() != 2 {
+		t.Errorf("%d have one of 2 slots", won.Load())
+	}
+	inFlight(9, 2)
+	inFlight(10, 0)
+	for _, id := range ids {
+		if kept(t, s, id).Version == 1 { // it has one already, and counts once
+			if err := claim(id, 9, 20, 2); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	inFlight(19, 2)
+	for _, id := range ids {
+		keep(t, s, id, func(c *rotation.Change) { c.Record.SlotUntil = time.Time{} })
+	}
+	inFlight(0, 0)
 }
 
 func rotationAttempts(t *testing.T, s RotationStore) {

@@ -14,8 +14,10 @@ import (
 // Whatever a process was killed at, with or without an effect: the next one
 // finishes the attempt, and the device has a credential that is good.
 func TestKilledAtEveryStep(t *testing.T) {
+	t.Parallel()
 	f := func(name string, with func(*rig) provider, always bool) {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			for _, effect := range []bool{false, true} {
 				n := 0
 				for ; ; n++ {
@@ -42,6 +44,8 @@ func TestKilledAtEveryStep(t *testing.T) {
 // killed reports whether the process was killed before the attempt was over.
 func killed(t *testing.T, with func(*rig) provider, things int, effect, always bool) (was bool) {
 	r := newRig(t, with)
+	const turn = 20 // seconds
+	r.change = func(o *rotation.Options) { o.Policy.Turn = turn * time.Second }
 	d := r.devices(1)[0]
 	first := d.secret
 	r.begin(things, effect)
@@ -59,7 +63,7 @@ func killed(t *testing.T, with func(*rig) provider, things int, effect, always b
 			r.begin(-1, false)
 		}
 		if _, ok := r.provider.token(d.client, d.secret); !ok {
-			if out++; always || out > 3*120 { // three turns
+			if out++; always || out > 3*turn {
 				t.Fatalf("locked out in %+v", d.record())
 			}
 		} else {

@@ -27,6 +27,8 @@ type State struct {
 	Deadline  time.Time // when the attempt times out; zero: it does not
 	FetchedAt time.Time // when the new secret was first handed out; zero: nobody can have it
 	FetchedBy time.Time // when the token was issued that it was last handed out for
+	Asked     bool      // the device asked for its secret in this attempt, and so it knows
+	Postponed bool      // the attempt is queued again, as it came while too many were at it
 
 	// Believed says that the device seems to have the new secret, which stays
 	// beside the old one. The next attempt makes sure first: then it is Settling.
@@ -94,6 +96,9 @@ type (
 	Created struct{}
 	// Fetch is a device that asks for its secret, with a token of that time.
 	Fetch struct{ IssuedAt time.Time }
+	// Postpone is a Fetch that comes when no device more may be given a new secret.
+	// One that nobody has so far waits until it is its turn again.
+	Postpone struct{ IssuedAt time.Time }
 	// Switched says that the provider accepts the secret that is Live, alone,
 	// since At, by the provider's clock.
 	Switched struct {
@@ -119,6 +124,7 @@ func (Queue) event()     {}
 func (Start) event()     {}
 func (Created) event()   {}
 func (Fetch) event()     {}
+func (Postpone) event()  {}
 func (Switched) event()  {}
 func (Used) event()      {}
 func (Token) event()     {}
@@ -156,6 +162,8 @@ func (p Policy) Step(s State, e Event, now time.Time) (State, []Effect) {
 		return p.created(s, now)
 	case Fetch:
 		return p.fetch(s, e, now)
+	case Postpone:
+		return p.postpone(s, e, now)
 	case Switched:
 		if s.Switching && e.To == s.Live {
 			s.Switching, s.LiveSince = false, e.At
@@ -185,7 +193,7 @@ func (p Policy) Unfinished(s State) []Effect {
 		return []Effect{Destroy}
 	}
 	// Whether it was told is not known.
-	tell := s.Step == Offered && s.Wire == fleet.RotationPending
+	tell := s.Step == Offered && s.Wire == fleet.RotationPending && !s.Asked
 	switch {
 	case s.Switching && tell:
 		return []Effect{Switch, Tell}
@@ -224,8 +232,12 @@ func (p Policy) start(s State, now time.Time) (State, []Effect) {
 		return s, nil
 	}
 	s.Wire = fleet.RotationPending
-	s.Attempt++
-	s.StartedAt, s.Deadline, s.RetryAt = now, now.Add(p.Timeout), time.Time{}
+	if !s.Postponed { // or else it goes on
+		s.Attempt++
+		s.StartedAt = now
+	}
+	s.Deadline, s.RetryAt = now.Add(p.Timeout), time.Time{}
+	s.Asked, s.Postponed = false, false
 	var effects []Effect
 	if s.Step == Idle {
 		s.Step = Creating
@@ -271,6 +283,7 @@ func (p Policy) fetch(s State, f Fetch, now time.Time) (State, []Effect) {
 	if f.IssuedAt.After(s.FetchedBy) {
 		s.FetchedBy = f.IssuedAt
 	}
+	s.Asked = s.Asked || s.Wire == fleet.RotationPending
 	if !p.single(s) {
 		return s, []Effect{GiveNew}
 	}
@@ -280,6 +293,14 @@ func (p Policy) fetch(s State, f Fetch, now time.Time) (State, []Effect) {
 	}
 	s.Live, s.Switching = New, true
 	return s, []Effect{Switch, GiveNew}
+}
+
+func (p Policy) postpone(s State, f Postpone, now time.Time) (State, []Effect) {
+	if s.Step != Offered || s.Wire != fleet.RotationPending || !s.FetchedAt.IsZero() {
+		return p.fetch(s, Fetch(f), now)
+	}
+	s.Wire, s.Postponed, s.Deadline = fleet.RotationQueued, true, time.Time{}
+	return s, []Effect{GiveOld, Announce}
 }
 
 // token judges by the time of a token which secret obtained it.
@@ -379,7 +400,7 @@ func (p Policy) abort(s State) (State, []Effect) {
 	if s.Wire != fleet.RotationPending && s.Wire != fleet.RotationQueued || s.Step == Proven {
 		return s, nil
 	}
-	s.Wire, s.Deadline, s.RetryAt = fleet.RotationOK, time.Time{}, time.Time{}
+	s.Wire, s.Deadline, s.RetryAt, s.Postponed = fleet.RotationOK, time.Time{}, time.Time{}, false
 	if s.Failures > 0 || !s.FetchedAt.IsZero() {
 		s.Wire = fleet.RotationTimeout
 	}

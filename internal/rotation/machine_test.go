@@ -49,6 +49,7 @@ func TestStep(t *testing.T) {
 		queue, start, created, fetch = rotation.Queue{}, rotation.Start{}, rotation.Created{}, rotation.Fetch{IssuedAt: epoch}
 		usedNew, usedOld             = rotation.Used{Secret: rotation.New}, rotation.Used{Secret: rotation.Old}
 		switchedNew, switchedOld     = rotation.Switched{To: rotation.New}, rotation.Switched{To: rotation.Old}
+		postpone                     = rotation.Postpone{IssuedAt: epoch}
 		token, destroyed, abort      = rotation.Token{}, rotation.Destroyed{}, rotation.Abort{}
 		late                         = 6 * time.Minute
 	)
@@ -98,6 +99,20 @@ func TestStep(t *testing.T) {
 	f(true, timeout, rotation.Creating, does(rotation.Announce), queue, start, late)
 	f(true, timeout, rotation.Offered, nil, queue, start, late, created)
 	f(true, pending, rotation.Creating, does(rotation.Create, rotation.Announce), queue, start, late, rotation.Queue{Person: true}, start)
+
+	// It came when there was no room, and waits for another turn.
+	f(true, queued, rotation.Offered, does(rotation.GiveOld, rotation.Announce), queue, start, created, postpone)
+	f(true, queued, rotation.Offered, does(rotation.GiveOld), queue, start, created, postpone, fetch)
+	f(true, queued, rotation.Offered, nil, queue, start, created, postpone, late)
+	f(true, pending, rotation.Offered, does(rotation.Tell, rotation.Announce), queue, start, created, postpone, start)
+	f(true, pending, rotation.Offered, does(rotation.GiveNew), queue, start, created, postpone, start, fetch)
+	f(true, pending, rotation.Offered, does(rotation.GiveNew), queue, start, created, fetch, postpone) // it may have it
+	f(true, pending, rotation.Creating, does(rotation.GiveOld), queue, start, postpone)
+	f(true, pending, rotation.Proven, does(rotation.GiveNew), queue, start, created, fetch, usedNew, postpone)
+	f(true, "", rotation.Idle, does(rotation.GiveOld), postpone)
+	f(true, ok, rotation.Offered, does(rotation.Announce), queue, start, created, postpone, abort)
+	f(false, queued, rotation.Offered, does(rotation.GiveOld, rotation.Announce), queue, start, postpone)
+	f(false, pending, rotation.Offered, does(rotation.Switch, rotation.GiveNew), queue, start, postpone, start, fetch)
 
 	// Withdrawn.
 	f(true, ok, rotation.Idle, does(rotation.Announce), queue, abort)
@@ -179,5 +194,39 @@ func TestRetry(t *testing.T) {
 	}
 	if do(rotation.Queue{Person: true}); s.Wire != fleet.RotationQueued {
 		t.Error("a person is refused")
+	}
+}
+
+// Whoever waits for another turn is in the same attempt, with its whole time.
+func TestPostponed(t *testing.T) {
+	p := policy(true)
+	s, _, now := script(p, rotation.Queue{}, rotation.Start{}, rotation.Created{}, rotation.Postpone{})
+	if !s.Deadline.IsZero() || !p.Wake(s).IsZero() {
+		t.Errorf("its time runs: %+v", s)
+	}
+	started := s.StartedAt
+	now = now.Add(time.Hour)
+	if s, _ = p.Step(s, rotation.Start{}, now); s.Attempt != 1 || !s.StartedAt.Equal(started) || !s.Deadline.Equal(now.Add(p.Timeout)) || s.Postponed {
+		t.Errorf("%+v", s)
+	}
+	// An attempt after that is another one.
+	s, _, _ = script(p, rotation.Queue{}, rotation.Start{}, rotation.Created{}, rotation.Postpone{}, rotation.Abort{}, rotation.Queue{}, rotation.Start{})
+	if s.Attempt != 2 || !s.StartedAt.After(started) {
+		t.Errorf("%+v", s)
+	}
+	// Who asked is not told any more, in this attempt.
+	s, _, _ = script(p, rotation.Queue{}, rotation.Start{}, rotation.Created{})
+	if e := p.Unfinished(s); !slices.Equal(e, []rotation.Effect{rotation.Tell}) {
+		t.Errorf("to do: %v", e)
+	}
+	s, _, now = script(p, rotation.Queue{}, rotation.Start{}, rotation.Created{}, rotation.Fetch{})
+	if e := p.Unfinished(s); len(e) > 0 {
+		t.Errorf("to do: %v", e)
+	}
+	for _, e := range []rotation.Event{rotation.Abort{}, rotation.Queue{Person: true}, rotation.Start{}} {
+		s, _ = p.Step(s, e, now)
+	}
+	if e := p.Unfinished(s); !slices.Equal(e, []rotation.Effect{rotation.Tell}) {
+		t.Errorf("to do: %v", e)
 	}
 }

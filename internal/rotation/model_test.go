@@ -229,6 +229,11 @@ func TestNobodyIsLockedOut(t *testing.T) {
 					"authenticate": func(*rapid.T) { w.authenticate() },
 					"show":         func(*rapid.T) { w.show() },
 					"fetch":        func(*rapid.T) { w.fetch() },
+					"postpone": func(*rapid.T) {
+						if w.token != nil {
+							w.commit(rotation.Postpone{IssuedAt: w.token.issued})
+						}
+					},
 					"arrive": func(t *rapid.T) {
 						if n := len(w.answers); n > 0 {
 							i := rapid.IntRange(0, n-1).Draw(t, "answer")

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -59,8 +60,13 @@ type rig struct {
 func newRig(t *testing.T, with func(*rig) provider) *rig {
 	t.Helper()
 	r := &rig{t: t, told: map[int64]int{}, change: func(*rotation.Options) {}}
+	// Power is not cut here: what the kernel has is enough.
+	path := filepath.Join(memory(t), "test.db")
+	if err := os.WriteFile(path, empty(), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	var err error
-	if r.db, err = sqlstore.Open(t.Context(), filepath.Join(t.TempDir(), "test.db")); err != nil {
+	if r.db, err = sqlstore.Open(t.Context(), "file:"+path+"?_pragma=synchronous(OFF)"); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = r.db.Close() })
@@ -70,6 +76,38 @@ func newRig(t *testing.T, with func(*rig) provider) *rig {
 	r.provider = with(r)
 	return r
 }
+
+// memory returns a directory that is on no disk if there is such a thing.
+func memory(t testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "signalbox-rotation-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// empty is a database without anything in it, made once.
+var empty = sync.OnceValue(func() []byte {
+	dir, err := os.MkdirTemp("", "signalbox-rotation-")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "empty.db")
+	db, err := sqlstore.Open(context.Background(), path)
+	if err == nil {
+		err = db.Close() // the write-ahead log ends in the file
+	}
+	if err != nil {
+		panic(err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		panic(err)
+	}
+	return text
+})
 
 func builtIn(r *rig) (p provider) {
 	t := r.t
@@ -265,7 +303,7 @@ func (r *rig) begin(things int, effect bool) {
 	p := policy(false)
 	p.Turn, p.Tries = 2*time.Minute, 3
 	r.reg = prometheus.NewRegistry()
-	o := rotation.Options{Store: m, Issuer: m, Notifier: m, Box: r.box, Policy: p, Sole: true, Registerer: r.reg, Observe: func(n rotation.News) {
+	o := rotation.Options{Store: m, Issuer: m, Notifier: m, Box: r.box, Policy: p, Sole: true, Poll: 900 * time.Millisecond, Registerer: r.reg, Observe: func(n rotation.News) {
 		if rec, err := r.db.Rotation(context.Background(), n.Device); err != nil || rec.State.Wire != n.To || rec.State.Attempt != n.Attempt {
 			r.t.Errorf("told %+v of %+v, %v", n, rec.State, err)
 		}

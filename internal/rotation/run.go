@@ -153,7 +153,7 @@ func (r *running) advance(ctx context.Context) error {
 	if err != nil || len(ids) == 0 {
 		return err
 	}
-	n, err := r.opts.Store.RotationsInFlight(ctx)
+	n, err := r.opts.Store.RotationsInFlight(ctx, r.now())
 	if err != nil {
 		return err
 	}
@@ -162,6 +162,9 @@ func (r *running) advance(ctx context.Context) error {
 			return nil
 		}
 		started, err := r.begin(ctx, id)
+		if err != nil && fleet.KindOf(err) == fleet.TooMany {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -174,6 +177,7 @@ func (r *running) advance(ctx context.Context) error {
 
 // begin commits the start of an attempt and does the rest of it on the side. One
 // device that cannot be started now does not keep the others from it.
+// fleet.TooMany: there is no slot.
 func (r *running) begin(ctx context.Context, device int64) (started bool, err error) {
 	unlock, ok := r.locks.try(device)
 	if !ok {
@@ -187,7 +191,7 @@ func (r *running) begin(ctx context.Context, device int64) (started bool, err er
 		}
 		return false, err
 	}
-	todo, _, err := r.commit(ctx, &rec, Start{}, nil, false)
+	todo, _, err := r.commit(ctx, &rec, Start{}, nil, 0)
 	if err != nil {
 		unlock()
 		if fleet.KindOf(err) == fleet.Exists || fleet.KindOf(err) == fleet.NotFound {

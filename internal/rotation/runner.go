@@ -26,7 +26,11 @@ type Options struct {
 	Notifier Notifier
 	Box      *secret.Box // seals the secrets
 	Policy   Policy      // Dual is the Issuer's
-	InFlight int         // devices that are in an attempt at once; 0 is 1
+	InFlight int         // devices that may be given a new secret at once; 0 is 1
+
+	// SilentAfter is how long a device that was told, and does not come, keeps its
+	// slot; 0 is 20 s.
+	SilentAfter time.Duration
 
 	// Sole says that no other process works on the store. What one is at, others
 	// leave alone until it is taken to be dead; without others there is no wait.
@@ -76,6 +80,7 @@ func NewRunner(o Options) *Runner {
 	o.Policy.Dual = o.Issuer.Dual()
 	o.InFlight, o.Tries = cmp.Or(o.InFlight, 1), cmp.Or(o.Tries, 8)
 	o.EffectTimeout, o.Poll, o.Lease = cmp.Or(o.EffectTimeout, 30*time.Second), cmp.Or(o.Poll, 250*time.Millisecond), cmp.Or(o.Lease, 10*time.Second)
+	o.SilentAfter = cmp.Or(o.SilentAfter, 20*time.Second)
 	o.Backoff, o.BackoffMax = cmp.Or(o.Backoff, time.Second), cmp.Or(o.BackoffMax, 10*time.Minute)
 	if o.Now == nil {
 		o.Now = time.Now
@@ -152,7 +157,14 @@ func (r *Runner) Retry(ctx context.Context, device int64) error {
 // Fetch returns the secret that a device is to use, which came with a token of
 // these claims. fleet.Unavailable: it may ask again.
 func (r *Runner) Fetch(ctx context.Context, device int64, claims fleet.DeviceClaims) (string, error) {
-	return r.handle(ctx, device, func(*Record) Event { return Fetch{IssuedAt: clean(claims.IssuedAt)} })
+	answer, err := r.handle(ctx, device, func(*Record) Event { return Fetch{IssuedAt: clean(claims.IssuedAt)} })
+	if err != nil && fleet.KindOf(err) == fleet.TooMany { // it was silent for too long, and others are at it now
+		return r.handle(ctx, device, func(rec *Record) Event {
+			rec.Urgent = rec.Urgent || rec.State.FetchedAt.IsZero() // it is next
+			return Postpone{IssuedAt: clean(claims.IssuedAt)}
+		})
+	}
+	return answer, err
 }
 
 // Seen learns from a token of these claims that a device came with for anything
@@ -208,7 +220,7 @@ func (r *Runner) Remind(ctx context.Context, device int64) error {
 		return err
 	}
 	defer unlock()
-	if !apt(Tell, rec.State) || !rec.State.FetchedAt.IsZero() {
+	if !apt(Tell, rec.State) {
 		return nil
 	}
 	if !rec.TodoAt.IsZero() { // it failed a moment ago, and is due anyway
@@ -239,7 +251,7 @@ func (r *Runner) handleOnce(ctx context.Context, device int64, event func(*Recor
 	if e == nil {
 		return "", nil
 	}
-	todo, give, err := r.commit(ctx, &rec, e, nil, false)
+	todo, give, err := r.commit(ctx, &rec, e, nil, 0)
 	if err != nil {
 		return "", err
 	}
@@ -304,11 +316,11 @@ func (r *Runner) busy(rec *Record) bool {
 }
 
 // commit stores what an event makes of a record, which may be nil for none. left
-// is what was to be done before, and performing says that some of it was just
-// done. It returns what is to be done outside, and GiveNew or GiveOld or 0. When
-// it fails the record is of no use any more.
-func (r *Runner) commit(ctx context.Context, rec *Record, e Event, left []Effect, performing bool) (todo []Effect, give Effect, err error) {
-	now := r.now()
+// is what was to be done before, and done what of it was just done, 0 for nothing.
+// It returns what is to be done outside, and GiveNew or GiveOld or 0. When it fails
+// the record is of no use any more. fleet.TooMany: there is no slot for it.
+func (r *Runner) commit(ctx context.Context, rec *Record, e Event, left []Effect, done Effect) (todo []Effect, give Effect, err error) {
+	now, performing := r.now(), done != 0
 	before := *rec
 	var effects []Effect
 	if e != nil {
@@ -354,12 +366,24 @@ func (r *Runner) commit(ctx context.Context, rec *Record, e Event, left []Effect
 		rec.Holder, rec.HeldUntil, rec.TodoAt = "", time.Time{}, time.Time{}
 		rec.Tries, rec.Trouble, rec.Stuck = 0, "", false
 	}
+	rec.SlotUntil = r.slot(rec, done == Tell, now)
 	if *rec == before && e != nil && len(todo) == 0 {
 		return nil, give, nil // it means nothing
 	}
-	c := Change{Due: rec.Due(r.opts.Policy)}
+	c := Change{Due: rec.Due(r.opts.Policy), Now: now}
 	outcome := r.history(&c, &before, rec, e, now)
-	if err := r.store(ctx, rec, c); err != nil {
+	if done == Tell {
+		c.Entries = append(c.Entries, Entry{At: now, What: "told"})
+	}
+	if rec.SlotUntil.After(now) && !before.SlotUntil.After(now) {
+		c.Slots = r.opts.InFlight
+	}
+	err = r.store(ctx, rec, c)
+	if err != nil && fleet.KindOf(err) == fleet.TooMany && !needsSlot(&before, e) {
+		rec.SlotUntil, c.Slots = time.Time{}, 0
+		err = r.store(ctx, rec, c)
+	}
+	if err != nil {
 		return nil, 0, err
 	}
 	if outcome != Running {
@@ -371,6 +395,37 @@ func (r *Runner) commit(ctx context.Context, rec *Record, e Event, left []Effect
 	r.tell(&before, rec)
 	r.hurry()
 	return todo, give, nil
+}
+
+// needsSlot reports whether an event must not take effect without a slot: it
+// leads to a new secret in the hands of a device that has none so far.
+func needsSlot(before *Record, e Event) bool {
+	switch e.(type) {
+	case Start:
+		return true
+	case Fetch:
+		return before.State.FetchedAt.IsZero()
+	}
+	return false
+}
+
+// slot returns until when a record holds a slot: while the provider makes its new
+// secret, for a while from when the device was told, and from when it asked until
+// it used the new secret or its time is up. Whoever does not come is in no danger,
+// and need not be waited for.
+func (r *Runner) slot(rec *Record, told bool, now time.Time) time.Time {
+	s := rec.State
+	switch {
+	case s.Wire != fleet.RotationPending || rec.Campaign != 0 || rec.Stuck, s.Step == Proven && !s.Settling:
+		return time.Time{}
+	case s.Step == Proven: // it gets another one at once
+		return now.Add(r.opts.Policy.Timeout)
+	case s.Step == Offered && !s.Asked && told:
+		return earlier(now.Add(r.opts.SilentAfter), s.Deadline)
+	case s.Step == Offered && !s.Asked && rec.TodoAt.IsZero(): // it was told before
+		return rec.SlotUntil
+	}
+	return s.Deadline
 }
 
 func (r *Runner) store(ctx context.Context, rec *Record, c Change) error {
@@ -404,7 +459,7 @@ func apt(f Effect, s State) bool {
 	case Destroy:
 		return s.Step == Proven
 	case Tell:
-		return s.Step == Offered && s.Wire == fleet.RotationPending
+		return s.Step == Offered && s.Wire == fleet.RotationPending && !s.Asked
 	}
 	return false
 }
@@ -428,11 +483,17 @@ func (r *Runner) history(c *Change, before, rec *Record, e Event, now time.Time)
 		put(Running)
 		add("started", "")
 	}
+	if a.Postponed && b.Wire == fleet.RotationPending {
+		add("started", "its turn again")
+	}
 	if b.Step == Offered && a.Step != Offered {
 		add("offered", "")
 	}
 	if a.FetchedAt.IsZero() && !b.FetchedAt.IsZero() {
 		add("fetched", "")
+	}
+	if b.Postponed && !a.Postponed {
+		add("postponed", "others are at it")
 	}
 	if s, ok := e.(Switched); ok && a.Switching && !b.Switching && b.Wire == fleet.RotationPending {
 		add("switched", map[Which]string{Old: "to the old secret", New: "to the new secret"}[s.To])
@@ -454,7 +515,7 @@ func (r *Runner) history(c *Change, before, rec *Record, e Event, now time.Time)
 		}
 	}
 	switch _, aborted := e.(Abort); {
-	case aborted && a.Wire == fleet.RotationPending && b.Wire != a.Wire:
+	case aborted && (a.Wire == fleet.RotationPending || a.Postponed) && b.Wire != a.Wire:
 		add("aborted", "")
 		return put(Aborted)
 	case b.Wire == fleet.RotationTimeout && a.Wire == fleet.RotationPending:
@@ -472,7 +533,7 @@ func (r *Runner) perform(ctx context.Context, rec *Record, todo []Effect) error 
 		if err != nil {
 			return r.failed(ctx, rec, f, err)
 		}
-		if todo, _, err = r.commit(ctx, rec, then, todo[1:], true); err != nil {
+		if todo, _, err = r.commit(ctx, rec, then, todo[1:], f); err != nil {
 			return err // it is held, and done again when that ends
 		}
 	}
@@ -546,6 +607,9 @@ func (r *Runner) failed(ctx context.Context, rec *Record, f Effect, cause error)
 	rec.Tries++
 	rec.Holder, rec.HeldUntil, rec.TodoAt = "", time.Time{}, now.Add(r.backoff(rec.Tries))
 	rec.Stuck = rec.Tries >= r.opts.Tries
+	if rec.Stuck {
+		rec.SlotUntil = time.Time{}
+	}
 	c := Change{Due: rec.Due(r.opts.Policy)}
 	name := map[Effect]string{Create: "create", Switch: "switch", Destroy: "withdraw", Tell: "tell"}[f]
 	if rec.Tries == 1 {
@@ -575,7 +639,7 @@ func (r *Runner) backoff(tries int) time.Duration {
 
 // resume does what is unfinished.
 func (r *Runner) resume(ctx context.Context, rec *Record) error {
-	todo, _, err := r.commit(ctx, rec, nil, r.opts.Policy.Unfinished(rec.State), false)
+	todo, _, err := r.commit(ctx, rec, nil, r.opts.Policy.Unfinished(rec.State), 0)
 	if err != nil {
 		return err
 	}
@@ -606,7 +670,7 @@ func (r *Runner) tend(ctx context.Context, device int64, force bool) error {
 		}
 	}
 	step := func(e Event) error {
-		todo, _, err := r.commit(ctx, &rec, e, nil, false)
+		todo, _, err := r.commit(ctx, &rec, e, nil, 0)
 		if err != nil {
 			return err
 		}

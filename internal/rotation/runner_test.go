@@ -21,6 +21,7 @@ import (
 func bubble(t *testing.T, n int, change func(*rotation.Options), f func(*testing.T, *rig, []*sim)) {
 	for name, with := range map[string]func(*rig) provider{"built-in": builtIn, "keycloak": realm} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				r := newRig(t, with)
 				if change != nil {
@@ -70,7 +71,12 @@ func until(t *testing.T, all []*sim, f func() bool) {
 // Nobody runs a job: a time-out is noticed within a second of being due, and a
 // retry begins by itself, until there were too many.
 func TestTimers(t *testing.T) {
-	bubble(t, 1, nil, func(t *testing.T, r *rig, all []*sim) {
+	t.Parallel()
+	change := func(o *rotation.Options) {
+		o.Policy.Timeout, o.Policy.RetryAfter = 20*time.Second, 10*time.Second
+		o.Poll = 0 // as it is by default
+	}
+	bubble(t, 1, change, func(t *testing.T, r *rig, all []*sim) {
 		d := all[0]
 		d.queue()
 		f := func(after time.Duration, wire fleet.RotationState) {
@@ -84,12 +90,12 @@ func TestTimers(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		d.is(fleet.RotationPending, rotation.Offered)
-		f(5*time.Minute-time.Second, fleet.RotationTimeout)
-		f(time.Minute-time.Second, fleet.RotationPending)
-		f(5*time.Minute-time.Second, fleet.RotationTimeout)
-		f(2*time.Minute-time.Second, fleet.RotationPending)
-		f(5*time.Minute-time.Second, fleet.RotationTimeout)
-		time.Sleep(6 * time.Minute)
+		f(19*time.Second, fleet.RotationTimeout)
+		f(9*time.Second, fleet.RotationPending)
+		f(19*time.Second, fleet.RotationTimeout)
+		f(19*time.Second, fleet.RotationPending)
+		f(19*time.Second, fleet.RotationTimeout)
+		time.Sleep(time.Minute)
 		d.is(fleet.RotationTimeout, rotation.Offered) // a person must say so
 		if rec := d.record(); rec.State.Attempt != 3 {
 			t.Errorf("%d attempts", rec.State.Attempt)
@@ -161,30 +167,36 @@ func metric(t *testing.T, r *rig, name, label string) float64 {
 
 // One after the other, the oldest secret first, unless somebody is in a hurry.
 func TestChain(t *testing.T) {
+	t.Parallel()
 	bubble(t, 6, nil, func(t *testing.T, r *rig, all []*sim) {
+		r.stop() // none begins before all are queued
 		for _, d := range slices.Backward(all[:5]) {
 			d.queue()
 		}
 		if _, err := r.runner.Queue(t.Context(), all[5].id, true, true, rotation.Ask{}); err != nil {
 			t.Fatal(err)
 		}
-		until(t, all, func() bool {
-			n := 0
+		r.begin(-1, false)
+		// The others are silent: who is being talked to is passed over.
+		until(t, nil, func() bool {
+			var now []*sim
 			for _, d := range all {
 				if d.record().State.Wire == fleet.RotationPending {
-					n++
+					now = append(now, d)
 				}
 			}
-			if n > 1 {
-				t.Fatalf("%d in flight", n)
+			if len(now) > 1 {
+				t.Fatalf("%d in flight", len(now))
+			}
+			for _, d := range now {
+				d.live()
 			}
 			return !slices.ContainsFunc(all, func(d *sim) bool { return d.record().State.CompletedAt.IsZero() })
 		})
 		order := slices.SortedFunc(slices.Values(all), func(a, b *sim) int {
 			return a.record().State.StartedAt.Compare(b.record().State.StartedAt)
 		})
-		// all[4] was queued first and began at once.
-		if want := []*sim{all[4], all[5], all[0], all[1], all[2], all[3]}; !slices.Equal(order, want) {
+		if want := []*sim{all[5], all[0], all[1], all[2], all[3], all[4]}; !slices.Equal(order, want) {
 			t.Errorf("in another order: %v", slices.Collect(func(yield func(int64) bool) {
 				for _, d := range order {
 					yield(d.id)
@@ -196,6 +208,7 @@ func TestChain(t *testing.T) {
 
 // An answer that is lost is given again, and it is the same one.
 func TestLostAnswer(t *testing.T) {
+	t.Parallel()
 	bubble(t, 1, nil, func(t *testing.T, _ *rig, all []*sim) {
 		d := all[0]
 		d.queue()
@@ -236,6 +249,7 @@ func TestLostAnswer(t *testing.T) {
 // A device that never asked has not rotated, whatever it shows (D36), and one
 // that asks while nothing is going on gets what it has (D39).
 func TestNeverAsked(t *testing.T) {
+	t.Parallel()
 	bubble(t, 1, nil, func(t *testing.T, _ *rig, all []*sim) {
 		d := all[0]
 		first := d.secret
@@ -256,6 +270,7 @@ func TestNeverAsked(t *testing.T) {
 }
 
 func TestProof(t *testing.T) {
+	t.Parallel()
 	bubble(t, 1, nil, func(t *testing.T, r *rig, all []*sim) {
 		d := all[0]
 		prove := func(text string) error {
@@ -291,6 +306,7 @@ func TestProof(t *testing.T) {
 // What cannot be done is done again, later and later; then a person sees it, and
 // the others go on meanwhile.
 func TestStuck(t *testing.T) {
+	t.Parallel()
 	bubble(t, 2, func(o *rotation.Options) { o.Tries = 3 }, func(t *testing.T, r *rig, all []*sim) {
 		d := all[0]
 		r.mu.Lock()
@@ -340,6 +356,7 @@ func TestStuck(t *testing.T) {
 }
 
 func TestAbort(t *testing.T) {
+	t.Parallel()
 	bubble(t, 1, nil, func(t *testing.T, r *rig, all []*sim) {
 		d := all[0]
 		first := d.secret
@@ -364,6 +381,7 @@ func TestAbort(t *testing.T) {
 // Of two processes one runs the timers; requests come to both. When one ends, the
 // other takes over.
 func TestTwoProcesses(t *testing.T) {
+	t.Parallel()
 	bubble(t, 4, func(o *rotation.Options) { o.Sole = false }, func(t *testing.T, r *rig, all []*sim) {
 		first, stop := r.runner, r.stop
 		r.begin(-1, false)
@@ -405,6 +423,7 @@ func TestTwoProcesses(t *testing.T) {
 
 // A process that died holds a device no longer than it could have been at it.
 func TestHeldByTheDead(t *testing.T) {
+	t.Parallel()
 	bubble(t, 1, func(o *rotation.Options) { o.Sole = false }, func(t *testing.T, r *rig, all []*sim) {
 		d := all[0]
 		r.stop()
@@ -430,6 +449,7 @@ func TestHeldByTheDead(t *testing.T) {
 
 // Many requests for one device at once are one after the other.
 func TestTogether(t *testing.T) {
+	t.Parallel()
 	bubble(t, 1, nil, func(t *testing.T, r *rig, all []*sim) {
 		d := all[0]
 		d.queue()
@@ -457,10 +477,129 @@ func TestTogether(t *testing.T) {
 }
 
 func TestMissingDevice(t *testing.T) {
+	t.Parallel()
 	bubble(t, 0, nil, func(t *testing.T, r *rig, _ []*sim) {
 		_, err := r.runner.Queue(t.Context(), 7, true, false, rotation.Ask{})
 		if err == nil || fleet.KindOf(err) != fleet.NotFound {
 			t.Error(err)
+		}
+	})
+}
+
+// Who is silent has a slot for a while only, and the others go on. Never more have
+// a secret to prove than there are slots, not even when the silent ones come.
+func TestSilent(t *testing.T) {
+	t.Parallel()
+	bubble(t, 10, func(o *rotation.Options) { o.SilentAfter = 20 * time.Second }, func(t *testing.T, r *rig, all []*sim) {
+		silent := func(n int) bool { return n%2 == 0 }
+		r.stop() // none begins before all are queued
+		for _, d := range all {
+			d.queue()
+		}
+		r.begin(-1, false)
+		start := time.Now()
+		check := func() {
+			t.Helper()
+			unproven := 0
+			for _, d := range all {
+				if s := d.record().State; s.Wire == fleet.RotationPending && s.Step == rotation.Offered && !s.FetchedAt.IsZero() {
+					unproven++
+				}
+			}
+			if n, err := r.db.RotationsInFlight(t.Context(), time.Now()); err != nil || n > 1 || unproven > 1 {
+				t.Errorf("%d in flight, %d have a secret to prove, %v", n, unproven, err)
+			}
+		}
+		until(t, nil, func() bool {
+			done := true
+			for n, d := range all {
+				if !silent(n) {
+					d.live()
+					done = done && !d.record().State.CompletedAt.IsZero()
+				}
+				check()
+			}
+			return done
+		})
+		if took := time.Since(start); took > 6*20*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		time.Sleep(20 * time.Second) // the last of them is told as well
+		for n, d := range all {
+			if silent(n) {
+				d.is(fleet.RotationPending, rotation.Offered)
+			}
+		}
+
+		// Now all of them come at once: one has its secret, and the rest wait.
+		var one *sim
+		for n, d := range all {
+			if !silent(n) {
+				continue
+			}
+			before := d.secret
+			if !d.login() {
+				t.Fatal("locked out")
+			}
+			if err := d.fetch(true); err != nil {
+				t.Fatal(err)
+			}
+			check()
+			switch {
+			case one == nil:
+				if one = d; d.secret == before {
+					t.Error("the first has no new secret")
+				}
+			case d.secret != before:
+				t.Error("another one has a new secret")
+			default:
+				d.is(fleet.RotationQueued, rotation.Offered)
+			}
+		}
+		until(t, nil, func() bool {
+			done := true
+			for n, d := range all {
+				if silent(n) && d.record().State.Wire != fleet.RotationQueued {
+					d.live()
+				}
+				done = done && d.record().State.Step == rotation.Idle
+				check()
+			}
+			return done
+		})
+		for _, d := range all {
+			list, err := r.db.RotationAttempts(t.Context(), d.id, 9)
+			if err != nil || len(list) != 1 || list[0].Outcome != rotation.Done || !d.login() {
+				t.Errorf("%+v, %v", list, err)
+			}
+		}
+	})
+}
+
+// One that was postponed can be taken out of the queue, and its attempt is over.
+func TestAbortPostponed(t *testing.T) {
+	t.Parallel()
+	bubble(t, 2, func(o *rotation.Options) { o.SilentAfter = time.Second }, func(t *testing.T, r *rig, all []*sim) {
+		a, b := all[0], all[1]
+		a.queue()
+		time.Sleep(3 * time.Second)
+		b.queue()
+		time.Sleep(500 * time.Millisecond)
+		if b.login(); b.fetch(true) != nil {
+			t.Fatal("not answered")
+		}
+		first := a.secret
+		if a.login(); a.fetch(true) != nil || a.secret != first {
+			t.Error("it got another one")
+		}
+		a.is(fleet.RotationQueued, rotation.Offered)
+		if err := r.runner.Abort(t.Context(), a.id); err != nil {
+			t.Fatal(err)
+		}
+		a.is(fleet.RotationOK, rotation.Offered)
+		list, err := r.db.RotationAttempts(t.Context(), a.id, 9)
+		if err != nil || len(list) != 1 || list[0].Outcome != rotation.Aborted || list[0].EndedAt.IsZero() {
+			t.Errorf("%+v, %v", list, err)
 		}
 	})
 }

@@ -25,7 +25,11 @@ type Record struct {
 	// Of the attempt that was asked for last.
 	Actor, Reason string
 	Campaign      int64 // 0: none
-	Urgent        bool  // a person asked for this device
+	Urgent        bool  // a person asked for this device, or it waits for its second turn
+
+	// SlotUntil is until when the device holds one of the slots of which there are
+	// so many (Options.InFlight); zero: it holds none.
+	SlotUntil time.Time
 
 	// What is to be done outside, by Policy.Unfinished.
 	Holder    string    // the process that is at it; "" if none is
@@ -88,6 +92,11 @@ type Change struct {
 	Attempt *Attempt // stored or updated, without its Steps; nil: it is as it was
 	Entries []Entry  // of the attempt of the record's state
 	Due     time.Time
+
+	// Slots, if not 0, is how many devices may hold a slot at Now once this is
+	// committed.
+	Slots int
+	Now   time.Time
 }
 
 // Store keeps records. A device that is not there is fleet.NotFound, and a
@@ -99,6 +108,7 @@ type Store interface {
 	// CommitRotation stores the change, and what the device says of its
 	// rotation, in one transaction, and returns the new version. fleet.Exists:
 	// another was committed since the record was read, and nothing was stored.
+	// fleet.TooMany: it would take a slot more than there are, and nothing was stored.
 	CommitRotation(ctx context.Context, c Change) (version int64, err error)
 	// DueRotations returns devices whose change was due at that time, the
 	// longest ago first.
@@ -113,9 +123,9 @@ type Store interface {
 	// QueuedByCampaigns returns the devices that a campaign queued: it is for the
 	// campaign to know how many it wants in flight.
 	QueuedByCampaigns(ctx context.Context, limit int) ([]int64, error)
-	// RotationsInFlight returns how many devices are in an attempt, without those
-	// that are stuck, and those of campaigns.
-	RotationsInFlight(ctx context.Context) (int, error)
+	// RotationsInFlight returns how many devices hold a slot at that time. What it
+	// costs does not grow with those that hold none.
+	RotationsInFlight(ctx context.Context, now time.Time) (int, error)
 	// RotationCounts returns how many devices there are in each state.
 	RotationCounts(ctx context.Context) (map[fleet.RotationState]int, error)
 	// RotationAttempts returns a device's last attempts with their steps, the

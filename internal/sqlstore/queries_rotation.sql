@@ -11,11 +11,11 @@ SELECT * FROM rotations WHERE device_id = sqlc.arg(device_id);
 
 -- name: InsertRotation :execrows
 INSERT INTO rotations (device_id, version, wire, state, old_sealed, new_sealed, old_name, new_name, secret_at, new_at,
-                       actor, reason, campaign, urgent, holder, held_until, todo_at, tries, trouble, stuck, due_at)
+                       actor, reason, campaign, urgent, holder, held_until, todo_at, tries, trouble, stuck, due_at, slot_until)
 VALUES (sqlc.arg(device_id), 1, sqlc.arg(wire), sqlc.arg(state), sqlc.arg(old_sealed), sqlc.arg(new_sealed), sqlc.arg(old_name),
         sqlc.arg(new_name), sqlc.arg(secret_at), sqlc.arg(new_at), sqlc.arg(actor), sqlc.arg(reason), sqlc.arg(campaign),
         sqlc.arg(urgent), sqlc.arg(holder), sqlc.arg(held_until), sqlc.arg(todo_at), sqlc.arg(tries), sqlc.arg(trouble),
-        sqlc.arg(stuck), sqlc.arg(due_at))
+        sqlc.arg(stuck), sqlc.arg(due_at), sqlc.arg(slot_until))
 ON CONFLICT (device_id) DO NOTHING;
 
 -- name: UpdateRotation :execrows
@@ -25,7 +25,7 @@ SET version = version + 1, wire = sqlc.arg(wire), state = sqlc.arg(state), old_s
     secret_at = sqlc.arg(secret_at), new_at = sqlc.arg(new_at), actor = sqlc.arg(actor), reason = sqlc.arg(reason),
     campaign = sqlc.arg(campaign), urgent = sqlc.arg(urgent), holder = sqlc.arg(holder), held_until = sqlc.arg(held_until),
     todo_at = sqlc.arg(todo_at), tries = sqlc.arg(tries), trouble = sqlc.arg(trouble), stuck = sqlc.arg(stuck),
-    due_at = sqlc.arg(due_at)
+    due_at = sqlc.arg(due_at), slot_until = sqlc.arg(slot_until)
 WHERE device_id = sqlc.arg(device_id) AND version = sqlc.arg(version);
 
 -- name: SetDeviceRotation :execrows
@@ -48,7 +48,7 @@ SELECT device_id FROM rotations WHERE wire = 'QUEUED' AND campaign = 0 ORDER BY 
 SELECT device_id FROM rotations WHERE wire = 'QUEUED' AND campaign <> 0 ORDER BY device_id LIMIT sqlc.arg(most);
 
 -- name: CountRotationsInFlight :one
-SELECT count(*) FROM rotations WHERE wire = 'PENDING' AND stuck = FALSE AND campaign = 0;
+SELECT count(*) FROM rotations WHERE slot_until > 0 AND slot_until > sqlc.arg(now) AND device_id <> sqlc.arg(but);
 
 -- name: CountRotations :many
 SELECT rotation_state, count(*) AS devices FROM devices GROUP BY rotation_state;

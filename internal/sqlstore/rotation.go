@@ -49,6 +49,7 @@ func (d *DB) Rotation(ctx context.Context, device int64) (rotation.Record, error
 	r.Version, r.Old, r.New, r.OldName, r.NewName = row.Version, row.OldSealed, row.NewSealed, row.OldName, row.NewName
 	r.SecretAt, r.NewAt = timeOr(timeOf(row.SecretAt), of.SecretCreatedAt), timeOf(row.NewAt)
 	r.Actor, r.Reason, r.Campaign, r.Urgent = row.Actor, row.Reason, row.Campaign, row.Urgent
+	r.SlotUntil = timeOf(row.SlotUntil)
 	r.Holder, r.HeldUntil, r.TodoAt = row.Holder, timeOf(row.HeldUntil), timeOf(row.TodoAt)
 	r.Tries, r.Trouble, r.Stuck = int(row.Tries), row.Trouble, row.Stuck
 	return r, nil
@@ -73,7 +74,7 @@ func (d *DB) CommitRotation(ctx context.Context, c rotation.Change) (version int
 		Wire: string(wire(r.State)), State: string(state), OldSealed: r.Old, NewSealed: r.New, OldName: r.OldName, NewName: r.NewName,
 		SecretAt: micros(r.SecretAt), NewAt: micros(r.NewAt), Actor: r.Actor, Reason: r.Reason, Campaign: r.Campaign, Urgent: r.Urgent,
 		Holder: r.Holder, HeldUntil: micros(r.HeldUntil), TodoAt: micros(r.TodoAt), Tries: int64(r.Tries), Trouble: r.Trouble, Stuck: r.Stuck,
-		DueAt: micros(c.Due), DeviceID: r.Device, Version: r.Version,
+		DueAt: micros(c.Due), SlotUntil: micros(r.SlotUntil), DeviceID: r.Device, Version: r.Version,
 	}
 	err = d.tx(ctx, func(tx *sql.Tx) error {
 		q := db.New(tx)
@@ -86,11 +87,21 @@ func (d *DB) CommitRotation(ctx context.Context, c rotation.Change) (version int
 		if err := one(n, err, "Device", r.Device); err != nil {
 			return err
 		}
+		if c.Slots > 0 {
+			// Transactions are serial: nobody takes one meanwhile.
+			others, err := q.CountRotationsInFlight(ctx, db.CountRotationsInFlightParams{Now: micros(c.Now), But: r.Device})
+			if err != nil {
+				return classify(err)
+			}
+			if others >= int64(c.Slots) {
+				return fleet.E(fleet.TooMany, nil, "Too many devices are being rotated")
+			}
+		}
 		if r.Version == 0 {
 			n, err = q.InsertRotation(ctx, db.InsertRotationParams{
 				DeviceID: p.DeviceID, Wire: p.Wire, State: p.State, OldSealed: p.OldSealed, NewSealed: p.NewSealed, OldName: p.OldName, NewName: p.NewName,
 				SecretAt: p.SecretAt, NewAt: p.NewAt, Actor: p.Actor, Reason: p.Reason, Campaign: p.Campaign, Urgent: p.Urgent, Holder: p.Holder,
-				HeldUntil: p.HeldUntil, TodoAt: p.TodoAt, Tries: p.Tries, Trouble: p.Trouble, Stuck: p.Stuck, DueAt: p.DueAt,
+				HeldUntil: p.HeldUntil, TodoAt: p.TodoAt, Tries: p.Tries, Trouble: p.Trouble, Stuck: p.Stuck, DueAt: p.DueAt, SlotUntil: p.SlotUntil,
 			})
 		} else {
 			n, err = q.UpdateRotation(ctx, p)
@@ -186,8 +197,8 @@ func (d *DB) QueuedByCampaigns(ctx context.Context, limit int) ([]int64, error) 
 }
 
 // RotationsInFlight implements rotation.Store.
-func (d *DB) RotationsInFlight(ctx context.Context) (int, error) {
-	n, err := d.q.CountRotationsInFlight(ctx)
+func (d *DB) RotationsInFlight(ctx context.Context, now time.Time) (int, error) {
+	n, err := d.q.CountRotationsInFlight(ctx, db.CountRotationsInFlightParams{Now: micros(now)})
 	return int(n), classify(err)
 }
 

@@ -148,6 +148,7 @@ type Rotation struct {
 	Trouble   string
 	Stuck     bool
 	DueAt     int64
+	SlotUntil int64
 }
 
 type RotationAttempt struct {

@@ -43,11 +43,16 @@ func (q *Queries) CountRotations(ctx context.Context) ([]CountRotationsRow, erro
 }
 
 const countRotationsInFlight = `-- name: CountRotationsInFlight :one
-SELECT count(*) FROM rotations WHERE wire = 'PENDING' AND stuck = FALSE AND campaign = 0
+SELECT count(*) FROM rotations WHERE slot_until > 0 AND slot_until > $1 AND device_id <> $2
 `
 
-func (q *Queries) CountRotationsInFlight(ctx context.Context) (int64, error) {
-	row := q.db.QueryRowContext(ctx, countRotationsInFlight)
+type CountRotationsInFlightParams struct {
+	Now int64
+	But int64
+}
+
+func (q *Queries) CountRotationsInFlight(ctx context.Context, arg CountRotationsInFlightParams) (int64, error) {
+	row := q.db.QueryRowContext(ctx, countRotationsInFlight, arg.Now, arg.But)
 	var count int64
 	err := row.Scan(&count)
 	return count, err
@@ -125,7 +130,7 @@ func (q *Queries) GetRotatingDevice(ctx context.Context, id int64) (GetRotatingD
 }
 
 const getRotation = `-- name: GetRotation :one
-SELECT device_id, version, wire, state, old_sealed, new_sealed, old_name, new_name, secret_at, new_at, actor, reason, campaign, urgent, holder, held_until, todo_at, tries, trouble, stuck, due_at FROM rotations WHERE device_id = $1
+SELECT device_id, version, wire, state, old_sealed, new_sealed, old_name, new_name, secret_at, new_at, actor, reason, campaign, urgent, holder, held_until, todo_at, tries, trouble, stuck, due_at, slot_until FROM rotations WHERE device_id = $1
 `
 
 func (q *Queries) GetRotation(ctx context.Context, deviceID int64) (Rotation, error) {
@@ -153,17 +158,18 @@ func (q *Queries) GetRotation(ctx context.Context, deviceID int64) (Rotation, er
 		&i.Trouble,
 		&i.Stuck,
 		&i.DueAt,
+		&i.SlotUntil,
 	)
 	return i, err
 }
 
 const insertRotation = `-- name: InsertRotation :execrows
 INSERT INTO rotations (device_id, version, wire, state, old_sealed, new_sealed, old_name, new_name, secret_at, new_at,
-                       actor, reason, campaign, urgent, holder, held_until, todo_at, tries, trouble, stuck, due_at)
+                       actor, reason, campaign, urgent, holder, held_until, todo_at, tries, trouble, stuck, due_at, slot_until)
 VALUES ($1, 1, $2, $3, $4, $5, $6,
         $7, $8, $9, $10, $11, $12,
         $13, $14, $15, $16, $17, $18,
-        $19, $20)
+        $19, $20, $21)
 ON CONFLICT (device_id) DO NOTHING
 `
 
@@ -188,6 +194,7 @@ type InsertRotationParams struct {
 	Trouble   string
 	Stuck     bool
 	DueAt     int64
+	SlotUntil int64
 }
 
 func (q *Queries) InsertRotation(ctx context.Context, arg InsertRotationParams) (int64, error) {
@@ -212,6 +219,7 @@ func (q *Queries) InsertRotation(ctx context.Context, arg InsertRotationParams) 
 		arg.Trouble,
 		arg.Stuck,
 		arg.DueAt,
+		arg.SlotUntil,
 	)
 	if err != nil {
 		return 0, err
@@ -550,8 +558,8 @@ SET version = version + 1, wire = $1, state = $2, old_sealed = $3,
     secret_at = $7, new_at = $8, actor = $9, reason = $10,
     campaign = $11, urgent = $12, holder = $13, held_until = $14,
     todo_at = $15, tries = $16, trouble = $17, stuck = $18,
-    due_at = $19
-WHERE device_id = $20 AND version = $21
+    due_at = $19, slot_until = $20
+WHERE device_id = $21 AND version = $22
 `
 
 type UpdateRotationParams struct {
@@ -574,6 +582,7 @@ type UpdateRotationParams struct {
 	Trouble   string
 	Stuck     bool
 	DueAt     int64
+	SlotUntil int64
 	DeviceID  int64
 	Version   int64
 }
@@ -599,6 +608,7 @@ func (q *Queries) UpdateRotation(ctx context.Context, arg UpdateRotationParams) 
 		arg.Trouble,
 		arg.Stuck,
 		arg.DueAt,
+		arg.SlotUntil,
 		arg.DeviceID,
 		arg.Version,
 	)

@@ -25,13 +25,14 @@ CREATE TABLE rotations (
     tries      BIGINT  NOT NULL,
     trouble    TEXT    NOT NULL,
     stuck      BOOLEAN NOT NULL,
-    due_at     BIGINT  NOT NULL
+    due_at     BIGINT  NOT NULL,
+    slot_until BIGINT  NOT NULL DEFAULT 0
 );
 
 -- Of the whole fleet only those that wait for something are in these.
 CREATE INDEX rotations_by_due ON rotations (due_at) WHERE due_at > 0;
 CREATE INDEX rotations_queued ON rotations (secret_at) WHERE wire = 'QUEUED';
-CREATE INDEX rotations_pending ON rotations (device_id) WHERE wire = 'PENDING';
+CREATE INDEX rotations_slots ON rotations (slot_until) WHERE slot_until > 0;
 CREATE INDEX devices_by_rotation ON devices (rotation_state);
 
 CREATE TABLE rotation_attempts (
