@@ -465,3 +465,22 @@ func TestD44NoJob(t *testing.T) {
 		all[2].is(fleet.RotationOK, rotation.Idle)
 	})
 }
+
+// A cycle leaves the attempts to the process that runs the timers.
+func TestCycleRespectsLease(t *testing.T) {
+	o := newOffice(t, filepath.Join(t.TempDir(), "test.db"), "", nil)
+	o.add(2)
+	if _, err := o.fleet.Trigger(t.Context(), nil, rotation.Ask{}); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	if got, err := o.db.RotationLease(t.Context(), "another", now, now.Add(time.Hour)); err != nil || !got {
+		t.Fatal(got, err)
+	}
+	if led, err := o.runner.Cycle(t.Context()); err != nil || led {
+		t.Errorf("%v, %v", led, err)
+	}
+	if got := o.states()[fleet.RotationQueued]; got != 1 {
+		t.Errorf("%d are queued", got)
+	}
+}
