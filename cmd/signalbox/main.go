@@ -4,7 +4,7 @@
 // Exit codes: 0 for success, 1 for failure, 2 for a mistake on the command
 // line or in the settings, and 128 plus the signal's number (130 for Ctrl-C)
 // for a client that was interrupted. serve ends with 0 when a signal stopped
-// it cleanly. A second signal ends any command at once.
+// it cleanly. rotation-job ends with 3 if it must leave the job to a server. A second signal ends any command at once.
 package main
 
 import (
@@ -39,6 +39,8 @@ type commandLine struct {
 	Logs        logsCommand        `cmd:"" help:"Print what devices said before, and follow them."`
 	DeadLetters deadLettersCommand `cmd:"" help:"Show the lines that Elasticsearch refused, and offer them again."`
 	Sim         simCommand         `cmd:"" help:"Simulate a fleet of devices."`
+	Rotation    rotationCommand    `cmd:"" help:"Show and direct the rotation of the devices' credentials."`
+	RotationJob rotationJobCommand `cmd:"" help:"Do one cycle of the rotation, for a cron job."`
 	Import      importCommand      `cmd:"" help:"Copy old log lines from Elasticsearch into the history."`
 	User        userCommand        `cmd:"" help:"Add, change and list the people who may log in."`
 	Token       tokenCommand       `cmd:"" help:"Make, list and revoke API tokens for scripts."`
@@ -136,6 +138,9 @@ func exitCode(ctx context.Context, err error, term terminal) int {
 		return exitOK
 	}
 	fmt.Fprintln(term.err, "signalbox:", err)
+	if e, ok := errors.AsType[codedError](err); ok {
+		return e.code
+	}
 	if _, ok := errors.AsType[usageError](err); ok || fleet.KindOf(err) == fleet.Invalid {
 		return exitUsage
 	}

@@ -84,6 +84,10 @@ func (a *app) onClose(f func() error) { a.closers = append(a.closers, f) }
 // order of starting.
 func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	cfg, log := a.cfg, a.log
+	schedule, err := rotationSchedule(&cfg)
+	if err != nil {
+		return nil, err
+	}
 	if fresh, err := neverRun(&cfg); err != nil {
 		return nil, err
 	} else if fresh { // what is refused leaves nothing behind
@@ -273,12 +277,16 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	if err != nil {
 		return nil, err
 	}
+	all, allUnits := a.openFleet(db, rotating, schedule, nudger)
+	rotationUnits = append(rotationUnits, allUnits...)
+
 	recorder := overview.New(a.metrics, log)
 	a.web = web.New(web.Options{
 		Log: log, Registry: devices, Metrics: a.metrics, Identity: identity, CORSOrigins: cfg.CORSOrigins,
 		History: history, Undelivered: copied.dead, Streams: streams, Connections: connections, Nudger: nudger, Health: health, DrainKey: cfg.DrainAuthKey.Reveal(),
 		Activity: activity, Overview: recorder, Page: ui.Handler, Devices: credentials,
 		Rotation: rotating, Nonces: nonces, ConfigChanged: mail.configChanged,
+		Fleet: all, CriticalDays: cfg.RotationCriticalDays, InternalToken: cfg.InternalAPIToken.Reveal(),
 	})
 	public, err := a.listen("HTTP", cfg.Addr(), cfg.TLSCert, cfg.TLSKey, a.web.Handler())
 	if err != nil {

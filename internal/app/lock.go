@@ -21,7 +21,7 @@ func lock(dir string) (release func() error, err error) {
 	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	switch {
 	case errors.Is(err, syscall.EWOULDBLOCK):
-		err = fmt.Errorf("%s is in use by another signalbox", dir)
+		err = fmt.Errorf("%s is in use by another signalbox%w", dir, errInUse)
 	case err != nil:
 		err = fmt.Errorf("lock %s: %w", f.Name(), err)
 	default:

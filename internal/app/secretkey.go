@@ -20,7 +20,7 @@ func secretKey(cfg *config.Config) (string, error) {
 	if key := cfg.SecretKey.Reveal(); key != "" {
 		return key, nil
 	}
-	path := filepath.Join(cfg.DataDir, "secret.key")
+	path := keyFile(cfg)
 	content, err := os.ReadFile(path)
 	if err == nil {
 		key := strings.TrimSpace(string(content))
@@ -38,6 +38,9 @@ func secretKey(cfg *config.Config) (string, error) {
 	}
 	return key, nil
 }
+
+// keyFile returns where the key of our own is.
+func keyFile(cfg *config.Config) string { return filepath.Join(cfg.DataDir, "secret.key") }
 
 // keepFile makes a file that only we may read, whole or not at all.
 func keepFile(path, content string) (err error) {

@@ -3,6 +3,7 @@ package config
 import (
 	"net"
 	"net/url"
+	"strings"
 )
 
 // deriveDevices fills what devices are told when it is not set.
@@ -41,6 +42,10 @@ func (c *Config) DeviceTokenURL() string {
 func (c *checker) devices() {
 	c.webURL("DEVICE_BASEURL", &c.DeviceBaseURL)
 	c.webURL("OIDC_TOKEN_URL", &c.OIDCTokenURL)
+	c.webURL("INTERNAL_API_URL", &c.InternalAPIURL)
+	if strings.ContainsFunc(c.InternalAPIToken.Reveal(), func(r rune) bool { return r <= ' ' || r > '~' }) {
+		c.wrong("INTERNAL_API_TOKEN", "printable ASCII without spaces, as it travels in an HTTP header")
+	}
 	if c.DeviceMQTTURL != "" {
 		u, err := url.Parse(c.DeviceMQTTURL)
 		switch {

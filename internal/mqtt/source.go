@@ -48,6 +48,9 @@ type Config struct {
 	// in it, while we are away; 3600 s if zero, at most 2^32-2 s. MQTT 3.1.1
 	// has no such thing: there the broker decides.
 	SessionExpiry time.Duration
+	// Clean has the broker forget the session when the connection ends. It is for
+	// who only publishes: messages to it are lost with the connection.
+	Clean bool
 	// ReceiveMaximum is how many messages may be unacknowledged at a time; 512
 	// if zero. It bounds the memory that a slow journal can cost.
 	ReceiveMaximum uint16

@@ -46,7 +46,7 @@ func (s *Source) connect311(ctx context.Context) (*link, error) {
 		SetClientID(s.cfg.ClientID).
 		SetUsername(s.cfg.Username).
 		SetPassword(s.cfg.Password).
-		SetCleanSession(false).
+		SetCleanSession(s.cfg.Clean).
 		SetAutoReconnect(false).
 		SetConnectTimeout(s.cfg.ConnectTimeout).
 		SetWriteTimeout(s.cfg.ConnectTimeout).

@@ -69,8 +69,12 @@ func (s *Source) connect5(ctx context.Context) (*link, error) {
 		OnClientError:      func(err error) { l.lose(err) },
 	})
 	expiry := uint32(s.cfg.SessionExpiry / time.Second)
+	if s.cfg.Clean {
+		expiry = 0
+	}
 	ack, err := p.client.Connect(ctx, &paho.Connect{
 		ClientID:     s.cfg.ClientID,
+		CleanStart:   s.cfg.Clean,
 		KeepAlive:    uint16(s.cfg.KeepAlive / time.Second),
 		Username:     s.cfg.Username,
 		UsernameFlag: s.cfg.Username != "",

@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"sort"
 	"strings"
 	"time"
 
@@ -90,4 +91,39 @@ func (s Schedule) offWall(wall time.Time) time.Time {
 // onWall returns what the clocks show at t as if it were UTC.
 func onWall(t time.Time) time.Time {
 	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), 0, time.UTC)
+}
+
+// Last returns the last date that is not after t, in UTC; zero if there is none.
+func (s Schedule) Last(t time.Time) time.Time {
+	if s.Never() {
+		return time.Time{}
+	}
+	// The later one begins to look, the later is the first date that one finds.
+	minutes := sort.Search(int(scheduleSpan/time.Minute), func(minutes int) bool {
+		next := s.Next(t.Add(-time.Duration(minutes+1) * time.Minute))
+		return !next.IsZero() && !next.After(t)
+	})
+	if last := s.Next(t.Add(-time.Duration(minutes+1) * time.Minute)); !last.After(t) {
+		return last
+	}
+	return time.Time{}
+}
+
+// String returns the expression and the zone; "" for never.
+func (s Schedule) String() string {
+	if s.Never() {
+		return ""
+	}
+	return s.expression + " " + s.zone.String()
+}
+
+// Expression returns the cron expression; "" for never.
+func (s Schedule) Expression() string { return s.expression }
+
+// Zone returns the name of the zone that the expression is of; "" for never.
+func (s Schedule) Zone() string {
+	if s.Never() {
+		return ""
+	}
+	return s.zone.String()
 }

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -61,6 +62,8 @@ type database struct {
 type DB struct {
 	*database
 	queries // outside a transaction, on the reading connections
+
+	ownRotations atomic.Int64 // changes of rotations that were committed here
 }
 
 var _ registry.Store = (*DB)(nil)
@@ -79,7 +82,7 @@ func Open(ctx context.Context, dsn string) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &DB{d, queries{db.New(d.read)}}, nil
+	return &DB{database: d, queries: queries{db.New(d.read)}}, nil
 }
 
 func open(ctx context.Context, dsn string, s schema) (*database, error) {

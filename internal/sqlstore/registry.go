@@ -194,7 +194,10 @@ func (s queries) InsertDevice(ctx context.Context, d fleet.Device) (int64, error
 		e.Cause = err
 		return 0, e
 	}
-	return id, classify(err)
+	if err != nil {
+		return id, classify(err)
+	}
+	return id, mark(ctx, s.q, id)
 }
 
 // UpdateDevice implements registry.Queries.
@@ -213,7 +216,7 @@ func (s queries) UpdateDevice(ctx context.Context, d fleet.Device) error {
 		Tags:                    string(d.Tags),
 		ID:                      d.ID,
 	})
-	return one(n, err, "Device", d.ID)
+	return s.marked(ctx, n, err, d.ID)
 }
 
 // Untagged implements registry.Queries.
@@ -231,7 +234,7 @@ func (s queries) DeleteDevice(ctx context.Context, id int64) error {
 // SetRevoked implements registry.Queries.
 func (s queries) SetRevoked(ctx context.Context, id int64, at *time.Time) error {
 	n, err := s.q.SetDeviceRevoked(ctx, db.SetDeviceRevokedParams{RevokedAt: nullTime(at), ID: id})
-	return one(n, err, "Device", id)
+	return s.marked(ctx, n, err, id)
 }
 
 // SetClientStale implements registry.Queries.

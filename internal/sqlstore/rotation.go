@@ -112,11 +112,15 @@ func (d *DB) CommitRotation(ctx context.Context, c rotation.Change) (version int
 		case n == 0:
 			return fleet.ErrExists("Rotation", r.Device)
 		}
+		if err := mark(ctx, q, r.Device); err != nil {
+			return err
+		}
 		return history(ctx, q, c)
 	})
 	if err != nil {
 		return 0, err
 	}
+	d.ownRotations.Add(1)
 	return r.Version + 1, nil
 }
 

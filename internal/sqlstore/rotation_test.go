@@ -18,6 +18,13 @@ func TestRotationSQLite(t *testing.T) {
 	conformance.Rotation(t, func(t *testing.T) conformance.RotationStore { return open(t, filepath.Join(t.TempDir(), "test.db")) })
 }
 
+func TestRotationFleetSQLite(t *testing.T) {
+	conformance.RotationFleet(t, func(t *testing.T) (one, another conformance.RotationFleetStore) {
+		path := filepath.Join(t.TempDir(), "test.db")
+		return open(t, path), open(t, path)
+	})
+}
+
 func TestRotationColumnsSQLite(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "test.db")
 	testRotationColumns(t, path, func() *sql.DB {

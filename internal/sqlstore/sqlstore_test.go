@@ -52,6 +52,12 @@ func TestPostgres(t *testing.T) {
 	t.Run("rotation", func(t *testing.T) {
 		conformance.Rotation(t, func(t *testing.T) conformance.RotationStore { return open(t, p.newDatabase()) })
 	})
+	t.Run("rotation of the fleet", func(t *testing.T) {
+		conformance.RotationFleet(t, func(t *testing.T) (one, another conformance.RotationFleetStore) {
+			dsn := p.newDatabase()
+			return open(t, dsn), open(t, dsn)
+		})
+	})
 	t.Run("columns of rotations", func(t *testing.T) {
 		dsn := p.newDatabase()
 		testRotationColumns(t, dsn, func() *sql.DB {

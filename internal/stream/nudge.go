@@ -47,11 +47,17 @@ func (n *Nudger) Nudge(source string) error {
 		return fleet.E(fleet.Unavailable, nil, "The server is shutting down")
 	}
 	n.sources.WithLabelValues(source).Inc()
+	n.Echo()
+	return nil
+}
+
+// Echo asks for a broadcast of what another process committed, which counts it.
+// It does not wait.
+func (n *Nudger) Echo() {
 	select {
 	case n.pending <- struct{}{}:
 	default: // one is on its way already
 	}
-	return nil
 }
 
 // Run broadcasts until ctx ends.

@@ -95,15 +95,6 @@ func (s *Server) drain(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// nudge tells every page that rotation moved on.
-func (s *Server) nudge(w http.ResponseWriter, r *http.Request) error {
-	if err := s.nudger.Nudge("cronjob"); err != nil {
-		return err
-	}
-	s.write(w, r, http.StatusOK, map[string]string{"status": "ok"})
-	return nil
-}
-
 // showMetrics answers Prometheus.
 func (s *Server) showMetrics(w http.ResponseWriter, r *http.Request) error {
 	promhttp.HandlerFor(s.gatherer, promhttp.HandlerOpts{}).ServeHTTP(w, r)

@@ -8,6 +8,9 @@ import (
 	"signalbox/internal/sse"
 )
 
+// AppendTimestamp is appendTimestamp.
+var AppendTimestamp = appendTimestamp
+
 // Rows returns the methods and patterns of the main listener's table.
 func (s *Server) Rows() (rows [][2]string) {
 	for _, rt := range s.routes() {

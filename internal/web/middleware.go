@@ -138,7 +138,12 @@ func (s *Server) run(rt route, w http.ResponseWriter, r *http.Request, what *eve
 		return who, errCrossOrigin
 	}
 	ctx := context.WithValue(r.Context(), eventKey{}, what)
-	if rt.needs == public {
+	if rt.needs == inside {
+		if err := s.checkInside(r); err != nil {
+			return who, err
+		}
+	}
+	if rt.needs == public || rt.needs == inside {
 		return who, rt.handle(w, r.WithContext(ctx))
 	}
 	if rt.needs == device {

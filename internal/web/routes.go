@@ -19,6 +19,7 @@ const (
 	admin                 // the role admin
 	pipeline              // the role pipeline, or admin
 	device                // to be a device with a token of its own
+	inside                // the token of the internal listener, if there is one
 )
 
 // handler answers a request or returns an error without having written anything.
@@ -98,6 +99,12 @@ func (s *Server) routes() []route {
 		{"POST", "/api/device-clients/reconcile", editor, "reconcile_device_clients", "devices.reconcile", s.reconcileClients},
 
 		{"POST", "/api/devices/{id}/rotate", editor, "trigger_device_rotation", "device.rotate", s.rotateDevice},
+		{"GET", "/api/devices/{id}/rotation", viewer, "get_device_rotation", "", s.showDeviceRotation},
+		{"POST", "/api/devices/{id}/rotation/abort", editor, "abort_device_rotation", "device.rotation-abort", s.abortRotation},
+		{"POST", "/api/devices/{id}/rotation/retry", editor, "retry_device_rotation", "device.rotation-retry", s.retryRotation},
+		{"GET", "/api/rotation/status", viewer, "get_rotation_status", "", s.showRotation},
+		{"POST", "/api/rotation/trigger", editor, "trigger_fleet_rotation", "fleet.rotate", s.triggerRotation},
+		{"GET", "/api/rotation/dashboard", viewer, "get_dashboard", "", s.showRotationDashboard},
 
 		{"GET", "/api/iot/provisioning", device, "iot_get_provisioning", actionSecret, s.deviceProvisioning},
 		{"GET", "/api/iot/config", device, "iot_get_config", "", s.deviceConfig},
@@ -135,7 +142,8 @@ func (s *Server) internalRoutes() []route {
 		{"GET", "/health/readyz", probe, "", "", s.readyz},
 		{"GET", "/health/drain", probe, "", "", s.drain},
 		{"GET", "/metrics", probe, "", "", s.showMetrics},
-		{"POST", "/internal/rotation-nudge", public, "", "", s.nudge},
+		{"POST", "/internal/rotation-nudge", inside, "", "", s.nudge},
+		{"POST", "/internal/rotation-job", inside, "", "", s.runRotationJob},
 		{"", "/", probe, "", "", noRoute},
 	}
 }

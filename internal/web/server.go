@@ -75,6 +75,12 @@ type Options struct {
 
 	// Rotation rotates the credentials of devices. Nil: nobody does.
 	Rotation *rotation.Runner
+
+	// Fleet is the same for many devices. Nil: nobody does.
+	Fleet        *rotation.Fleet
+	CriticalDays int // since its last rotation, after which a device whose rotation timed out is critical
+
+	InternalToken string // bearer token of /internal; "": none is asked for
 }
 
 // Server answers HTTP requests.
@@ -104,7 +110,11 @@ type Server struct {
 	rotation    *rotation.Runner
 	changed     func(clientID string) // nil: nobody wants to know
 	proofs      *proofs
+	fleet       *rotation.Fleet
 	page        http.Handler
+
+	criticalDays  int
+	internalToken string
 
 	handler, internal http.Handler
 	draining          atomic.Bool
@@ -129,7 +139,11 @@ func New(o Options) *Server {
 		devices:     o.Devices,
 		rotation:    o.Rotation,
 		changed:     o.ConfigChanged,
+		fleet:       o.Fleet,
 		gatherer:    prometheus.NewRegistry(),
+
+		criticalDays:  o.CriticalDays,
+		internalToken: o.InternalToken,
 	}
 	var register prometheus.Registerer // a nil *Registry in it would not be nil
 	if o.Metrics != nil {

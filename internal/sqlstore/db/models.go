@@ -59,6 +59,7 @@ type Device struct {
 	RevokedAt               sql.NullInt64
 	ClientStale             bool
 	Tags                    string
+	Changed                 int64
 }
 
 type DeviceAssertion struct {
@@ -165,6 +166,12 @@ type RotationLease struct {
 	Name   string
 	Holder string
 	Until  int64
+}
+
+type RotationSchedule struct {
+	Name     string
+	Schedule string
+	Done     int64
 }
 
 type RotationStep struct {
