@@ -258,12 +258,14 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		return nil, err
 	}
 
+	campaigns, campaignUnits := a.openCampaigns(db, rotating, nil, func() { _ = nudger.Nudge("web") })
+
 	recorder := overview.New(a.metrics, log)
 	a.web = web.New(web.Options{
 		Log: log, Registry: devices, Metrics: a.metrics, Identity: identity, CORSOrigins: cfg.CORSOrigins,
 		History: history, Undelivered: copied.dead, Streams: streams, Connections: connections, Nudger: nudger, Health: health, DrainKey: cfg.DrainAuthKey.Reveal(),
 		Activity: activity, Overview: recorder, Page: ui.Handler, Devices: credentials,
-		Rotation: rotating,
+		Rotation: rotating, Campaigns: campaigns,
 	})
 	public, err := a.listen("HTTP", cfg.Addr(), cfg.TLSCert, cfg.TLSKey, a.web.Handler())
 	if err != nil {
@@ -297,7 +299,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 			defer bye()
 			return streams.Run(ctx, time.Duration(cfg.GracefulShutdownTimeout)/2)
 		}})
-	return slices.Concat(units, sources, rotationUnits), nil
+	return slices.Concat(units, sources, rotationUnits, campaignUnits), nil
 }
 
 // rememberedOrigins is how many of the newest batches are known again when the

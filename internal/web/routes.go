@@ -99,6 +99,14 @@ func (s *Server) routes() []route {
 
 		{"POST", "/api/devices/{id}/rotate", editor, "trigger_device_rotation", "device.rotate", s.rotateDevice},
 
+		{"GET", "/api/rotation/campaigns", viewer, "list_campaigns", "", s.listCampaigns},
+		{"POST", "/api/rotation/campaigns", editor, "create_campaign", "campaign.create", s.createCampaign},
+		{"GET", "/api/rotation/campaigns/{id}", viewer, "get_campaign", "", s.showCampaign},
+		{"GET", "/api/rotation/campaigns/{id}/devices", viewer, "list_campaign_devices", "", s.listCampaignDevices},
+		{"POST", "/api/rotation/campaigns/{id}/pause", editor, "pause_campaign", "campaign.pause", s.pauseCampaign},
+		{"POST", "/api/rotation/campaigns/{id}/resume", editor, "resume_campaign", "campaign.resume", s.resumeCampaign},
+		{"POST", "/api/rotation/campaigns/{id}/abort", editor, "abort_campaign", "campaign.abort", s.abortCampaign},
+
 		{"GET", "/api/iot/provisioning", device, "iot_get_provisioning", actionSecret, s.deviceProvisioning},
 		{"GET", "/api/iot/config", device, "iot_get_config", "", s.deviceConfig},
 

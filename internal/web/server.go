@@ -66,6 +66,9 @@ type Options struct {
 
 	// Rotation rotates the credentials of devices. Nil: nobody does.
 	Rotation *rotation.Runner
+
+	// Campaigns rotate many devices each. Nil: there are none.
+	Campaigns *rotation.Campaigns
 }
 
 // Server answers HTTP requests.
@@ -93,6 +96,7 @@ type Server struct {
 	overview    *overview.Recorder
 	devices     Devices
 	rotation    *rotation.Runner
+	campaigns   *rotation.Campaigns
 	page        http.Handler
 
 	handler, internal http.Handler
@@ -117,6 +121,7 @@ func New(o Options) *Server {
 		overview:    o.Overview,
 		devices:     o.Devices,
 		rotation:    o.Rotation,
+		campaigns:   o.Campaigns,
 		gatherer:    prometheus.NewRegistry(),
 	}
 	var register prometheus.Registerer // a nil *Registry in it would not be nil
