@@ -38,6 +38,7 @@ type commandLine struct {
 	Tail        tailCommand        `cmd:"" help:"Follow what devices say, live."`
 	Logs        logsCommand        `cmd:"" help:"Print what devices said before, and follow them."`
 	DeadLetters deadLettersCommand `cmd:"" help:"Show the lines that Elasticsearch refused, and offer them again."`
+	Campaign    campaignCommand    `cmd:"" help:"Rotate the credentials of many devices, in waves."`
 	Sim         simCommand         `cmd:"" help:"Simulate a fleet of devices."`
 	Import      importCommand      `cmd:"" help:"Copy old log lines from Elasticsearch into the history."`
 	User        userCommand        `cmd:"" help:"Add, change and list the people who may log in."`
