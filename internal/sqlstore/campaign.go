@@ -82,7 +82,7 @@ func (d *DB) CreateCampaign(ctx context.Context, c rotation.Campaign, members []
 			return classify(err)
 		}
 		for len(members) > 0 {
-			n := min(len(members), 500)
+			n := min(len(members), 200)
 			if err := insertMembers(ctx, tx, id, members[:n]); err != nil {
 				return err
 			}
@@ -101,16 +101,16 @@ func (d *DB) CreateCampaign(ctx context.Context, c rotation.Campaign, members []
 func insertMembers(ctx context.Context, tx *sql.Tx, campaign int64, members []rotation.Member) error {
 	var text strings.Builder
 	text.WriteString("INSERT INTO campaign_devices (campaign_id, device_id, device_key, position, wave, state, reason, attempt, queued_at, deferred_at, started_at, ended_at) VALUES ")
-	args := make([]any, 0, 5*len(members))
+	keys := make([]any, 0, len(members))
 	for i, m := range members {
 		if i > 0 {
 			text.WriteByte(',')
 		}
-		n := len(args)
-		fmt.Fprintf(&text, "($%d, $%d, $%d, $%d, $%d, 'waiting', '', 0, 0, 0, 0, 0)", n+1, n+2, n+3, n+4, n+5)
-		args = append(args, campaign, m.Device, m.Key, m.Position, int64(m.Wave))
+		// Numbers go into the text: SQLite looks a parameter up among all before it.
+		fmt.Fprintf(&text, "(%d, %d, $%d, %d, %d, 'waiting', '', 0, 0, 0, 0, 0)", campaign, m.Device, i+1, m.Position, m.Wave)
+		keys = append(keys, m.Key)
 	}
-	_, err := tx.ExecContext(ctx, text.String(), args...)
+	_, err := tx.ExecContext(ctx, text.String(), keys...)
 	if violated(err) == unique {
 		return fleet.E(fleet.Exists, err, "A device takes part in another campaign")
 	}
