@@ -152,7 +152,7 @@ func (c *Course) Apply(rules *CampaignRules, m Move) {
 	*w.Of(m.To)++
 	canary := rules.Canary && m.Wave == 1
 	if m.From == TurnFailed {
-		if !m.Failed.Before(c.ResumedAt) { // it was counted
+		if m.Failed.After(c.ResumedAt) { // it was counted
 			c.Failed--
 			if canary && c.CanaryFailed > 0 {
 				c.CanaryFailed--
