@@ -38,6 +38,7 @@ type commandLine struct {
 	Tail        tailCommand        `cmd:"" help:"Follow what devices say, live."`
 	Logs        logsCommand        `cmd:"" help:"Print what devices said before, and follow them."`
 	DeadLetters deadLettersCommand `cmd:"" help:"Show the lines that Elasticsearch refused, and offer them again."`
+	Campaign    campaignCommand    `cmd:"" help:"Rotate the credentials of many devices, in waves."`
 	Sim         simCommand         `cmd:"" help:"Simulate a fleet of devices."`
 	Rotation    rotationCommand    `cmd:"" help:"Show and direct the rotation of the devices' credentials."`
 	RotationJob rotationJobCommand `cmd:"" help:"Do one cycle of the rotation, for a cron job."`

@@ -110,6 +110,16 @@ func TestCommandLine(t *testing.T) {
 	f("import --elasticsearch=http://127.0.0.1:1", 2, "", `signalbox: LOGS_HISTORY is off`, "LOGS_HISTORY=off")
 	f("import --port=x --elasticsearch=http://127.0.0.1:1", 2, "", `mistakes:\n  PORT`)
 
+	f("campaign --help", 0, `signalbox campaign plan --model sensor`, "")
+	f("campaign", 2, "", `expected one of "plan"`)
+	f("campaign start", 2, "", `expected "<name>"`)
+	f("campaign start x", 2, "", `signalbox: Say which devices: --all, --device`)
+	f("campaign plan --all --window noon", 2, "", `signalbox: --window "noon" is none: use one like`)
+	f("campaign plan --all --server=http://127.0.0.1:1", 1, "", `signalbox: Cannot reach`)
+	f("campaign show 1 --follow --devices", 2, "", `signalbox: --devices and --follow do not go together`)
+	f("campaign show 1 --state=done", 2, "", `signalbox: --state needs --devices`)
+	f("campaign abort one", 2, "", `expected a valid 64 bit int`)
+
 	f("sim --devices=0", 2, "", `signalbox: .*at least 1`)
 	f("sim --mqtt=nonsense", 2, "", `signalbox: .*nonsense`)
 	f("sim --devices=many", 2, "", `--devices: `)
@@ -196,7 +206,7 @@ func TestCompletion(t *testing.T) {
 			t.Errorf("%q:\n%s", line, diff)
 		}
 	}
-	f("", "serve", "tail", "logs", "dead-letters", "sim", "import", "user", "token", "audit", "version", "completion")
+	f("", "serve", "tail", "logs", "dead-letters", "campaign", "sim", "import", "user", "token", "audit", "version", "completion")
 	f("ver", "version")
 	f("user ", "add", "list", "passwd", "roles", "disable", "enable", "remove")
 	f("token add --d", "--days", "--data-dir", "--database-url")
@@ -219,6 +229,10 @@ func TestCompletion(t *testing.T) {
 	f("logs --level w", "warn")
 	f("logs -n 5 --f", "--follow")
 	f("logs --color=a", "--color=auto", "--color=always")
+	f("campaign ", "plan", "start", "list", "show", "pause", "resume", "abort")
+	f("campaign show 3 --f", "--follow")
+	f("campaign show --devices --state d", "deferred", "done")
+	f("campaign start x --wave", "--wave-size", "--wave-pause")
 	f("serve --no-such x ")
 }
 

@@ -279,13 +279,14 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	}
 	all, allUnits := a.openFleet(db, rotating, schedule, nudger)
 	rotationUnits = append(rotationUnits, allUnits...)
+	campaigns, campaignUnits := a.openCampaigns(db, rotating, nil, func() { _ = nudger.Nudge("web") })
 
 	recorder := overview.New(a.metrics, log)
 	a.web = web.New(web.Options{
 		Log: log, Registry: devices, Metrics: a.metrics, Identity: identity, CORSOrigins: cfg.CORSOrigins,
 		History: history, Undelivered: copied.dead, Streams: streams, Connections: connections, Nudger: nudger, Health: health, DrainKey: cfg.DrainAuthKey.Reveal(),
 		Activity: activity, Overview: recorder, Page: ui.Handler, Devices: credentials,
-		Rotation: rotating, Nonces: nonces, ConfigChanged: mail.configChanged,
+		Rotation: rotating, Nonces: nonces, ConfigChanged: mail.configChanged, Campaigns: campaigns,
 		Fleet: all, CriticalDays: cfg.RotationCriticalDays, InternalToken: cfg.InternalAPIToken.Reveal(),
 	})
 	public, err := a.listen("HTTP", cfg.Addr(), cfg.TLSCert, cfg.TLSKey, a.web.Handler())
@@ -320,7 +321,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 			defer bye()
 			return streams.Run(ctx, time.Duration(cfg.GracefulShutdownTimeout)/2)
 		}})
-	return slices.Concat(units, sources, rotationUnits), nil
+	return slices.Concat(units, sources, rotationUnits, campaignUnits), nil
 }
 
 // rememberedOrigins is how many of the newest batches are known again when the

@@ -22,8 +22,8 @@ type quiet struct{ rotation.Issuer }
 
 func (quiet) Dual() bool { return true }
 
-// office is one process that rotates a fleet, but for the attempts themselves.
-type office struct {
+// bureau is one process that rotates a fleet, but for the attempts themselves.
+type bureau struct {
 	t         *testing.T
 	db        *sqlstore.DB
 	fleet     *rotation.Fleet
@@ -47,15 +47,15 @@ func parse(t *testing.T, cron, zone string) rotation.Schedule {
 	return s
 }
 
-// newOffice opens one on the database at path, which others may have open.
-func newOffice(t *testing.T, path, cron string, now func() time.Time) *office {
+// newBureau opens one on the database at path, which others may have open.
+func newBureau(t *testing.T, path, cron string, now func() time.Time) *bureau {
 	t.Helper()
 	db, err := sqlstore.Open(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() })
-	o := &office{t: t, db: db, now: now, metrics: prometheus.NewRegistry()}
+	o := &bureau{t: t, db: db, now: now, metrics: prometheus.NewRegistry()}
 	o.runner = rotation.NewRunner(rotation.Options{Store: db, Issuer: quiet{}, Now: now})
 	o.fleet = rotation.NewFleet(rotation.FleetOptions{
 		Store: db, Runner: o.runner, Schedule: parse(t, cron, "Europe/Berlin"), Registerer: o.metrics,
@@ -65,7 +65,7 @@ func newOffice(t *testing.T, path, cron string, now func() time.Time) *office {
 }
 
 // add makes devices, the first of them inactive.
-func (o *office) add(n int) (ids []int64) {
+func (o *bureau) add(n int) (ids []int64) {
 	o.t.Helper()
 	ctx, at := context.Background(), time.Now()
 	err := o.db.Tx(ctx, func(q registry.Queries) error {
@@ -88,7 +88,7 @@ func (o *office) add(n int) (ids []int64) {
 }
 
 // put makes the state of a device another one.
-func (o *office) put(id int64, change func(*rotation.Record)) {
+func (o *bureau) put(id int64, change func(*rotation.Record)) {
 	o.t.Helper()
 	rec, err := o.db.Rotation(context.Background(), id)
 	if err != nil {
@@ -100,7 +100,7 @@ func (o *office) put(id int64, change func(*rotation.Record)) {
 	}
 }
 
-func (o *office) states() map[fleet.RotationState]int {
+func (o *bureau) states() map[fleet.RotationState]int {
 	o.t.Helper()
 	all, err := o.fleet.Standings(context.Background())
 	if err != nil {
@@ -114,7 +114,7 @@ func (o *office) states() map[fleet.RotationState]int {
 }
 
 // settle makes all queued devices OK again, as if they had been rotated.
-func (o *office) settle() (queued int) {
+func (o *bureau) settle() (queued int) {
 	o.t.Helper()
 	all, err := o.fleet.Standings(context.Background())
 	if err != nil {
@@ -129,7 +129,7 @@ func (o *office) settle() (queued int) {
 	return queued
 }
 
-func (o *office) run() (stop func()) {
+func (o *bureau) run() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
@@ -144,7 +144,7 @@ func (o *office) run() (stop func()) {
 // D45: what timed out is left to its own retries and to people when all are
 // queued. Pages are told in any case, also when nothing was queued.
 func TestD45TriggerLeavesTimeouts(t *testing.T) {
-	o := newOffice(t, filepath.Join(t.TempDir(), "test.db"), "", nil)
+	o := newBureau(t, filepath.Join(t.TempDir(), "test.db"), "", nil)
 	ids := o.add(5)
 	o.put(ids[1], func(r *rotation.Record) { r.State.Wire, r.State.Failures = fleet.RotationTimeout, 3 })
 	for n, want := range []int{3, 0} {
@@ -170,7 +170,7 @@ func TestD45TriggerLeavesTimeouts(t *testing.T) {
 
 // What a process is at just now is queued all the same, when that is noted.
 func TestTriggerHeld(t *testing.T) {
-	o := newOffice(t, filepath.Join(t.TempDir(), "test.db"), "", nil)
+	o := newBureau(t, filepath.Join(t.TempDir(), "test.db"), "", nil)
 	ids := o.add(3)
 	o.put(ids[1], func(r *rotation.Record) { r.Holder, r.HeldUntil = "another", time.Now().Add(300*time.Millisecond) })
 	if queued, err := o.fleet.Trigger(t.Context(), nil, rotation.Ask{}); err != nil || queued != 2 {
@@ -199,12 +199,12 @@ func TestD48Schedule(t *testing.T) {
 		}
 		const daily = "0 8 * * *" // 7:00 UTC, as it is winter
 		set("2026-01-10T12:00:00Z")
-		var offices []*office
+		var offices []*bureau
 		var stops []func()
 		start := func(cron string, n int) {
 			offices, stops = nil, nil
 			for range n {
-				o := newOffice(t, path, cron, now)
+				o := newBureau(t, path, cron, now)
 				offices = append(offices, o)
 				stops = append(stops, o.run())
 			}
@@ -304,7 +304,7 @@ func TestScheduleLast(t *testing.T) {
 func TestWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "test.db")
-		here, there := newOffice(t, path, "", nil), newOffice(t, path, "", nil)
+		here, there := newBureau(t, path, "", nil), newBureau(t, path, "", nil)
 		ids := here.add(3)
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan struct{})
@@ -341,7 +341,7 @@ func TestWatch(t *testing.T) {
 }
 
 func TestAbortAndRetry(t *testing.T) {
-	o := newOffice(t, filepath.Join(t.TempDir(), "test.db"), "", nil)
+	o := newBureau(t, filepath.Join(t.TempDir(), "test.db"), "", nil)
 	id := o.add(2)[1]
 	f := func(what string, does func(context.Context, int64) (bool, error), want bool) {
 		t.Helper()
@@ -371,7 +371,7 @@ func TestAbortAndRetry(t *testing.T) {
 // nobody else has any.
 func TestFleetMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		o := newOffice(t, filepath.Join(t.TempDir(), "test.db"), "", nil)
+		o := newBureau(t, filepath.Join(t.TempDir(), "test.db"), "", nil)
 		ids := o.add(6) // five take part, with secrets of 8, 16, 24, 32 and 40 days
 		o.put(ids[1], func(r *rotation.Record) { r.Stuck, r.SecretAt = true, time.Now().Add(-400*24*time.Hour) })
 		o.put(ids[2], func(r *rotation.Record) { r.SecretAt = time.Now() })
@@ -468,7 +468,7 @@ func TestD44NoJob(t *testing.T) {
 
 // A cycle leaves the attempts to the process that runs the timers.
 func TestCycleRespectsLease(t *testing.T) {
-	o := newOffice(t, filepath.Join(t.TempDir(), "test.db"), "", nil)
+	o := newBureau(t, filepath.Join(t.TempDir(), "test.db"), "", nil)
 	o.add(2)
 	if _, err := o.fleet.Trigger(t.Context(), nil, rotation.Ask{}); err != nil {
 		t.Fatal(err)

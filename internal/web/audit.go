@@ -139,6 +139,8 @@ func kindOf(pattern string) string {
 		return "token"
 	case "sessions":
 		return "session"
+	case "campaigns":
+		return "campaign"
 	}
 	return "thing"
 }

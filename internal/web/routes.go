@@ -106,6 +106,14 @@ func (s *Server) routes() []route {
 		{"POST", "/api/rotation/trigger", editor, "trigger_fleet_rotation", "fleet.rotate", s.triggerRotation},
 		{"GET", "/api/rotation/dashboard", viewer, "get_dashboard", "", s.showRotationDashboard},
 
+		{"GET", "/api/rotation/campaigns", viewer, "list_campaigns", "", s.listCampaigns},
+		{"POST", "/api/rotation/campaigns", editor, "create_campaign", "campaign.create", s.createCampaign},
+		{"GET", "/api/rotation/campaigns/{id}", viewer, "get_campaign", "", s.showCampaign},
+		{"GET", "/api/rotation/campaigns/{id}/devices", viewer, "list_campaign_devices", "", s.listCampaignDevices},
+		{"POST", "/api/rotation/campaigns/{id}/pause", editor, "pause_campaign", "campaign.pause", s.pauseCampaign},
+		{"POST", "/api/rotation/campaigns/{id}/resume", editor, "resume_campaign", "campaign.resume", s.resumeCampaign},
+		{"POST", "/api/rotation/campaigns/{id}/abort", editor, "abort_campaign", "campaign.abort", s.abortCampaign},
+
 		{"GET", "/api/iot/provisioning", device, "iot_get_provisioning", actionSecret, s.deviceProvisioning},
 		{"GET", "/api/iot/config", device, "iot_get_config", "", s.deviceConfig},
 		{"GET", "/api/iot/firmware-version", device, "iot_get_firmware_version", "", s.deviceFirmwareVersion},

@@ -81,6 +81,8 @@ type Options struct {
 	CriticalDays int // since its last rotation, after which a device whose rotation timed out is critical
 
 	InternalToken string // bearer token of /internal; "": none is asked for
+	// Campaigns rotate many devices each. Nil: there are none.
+	Campaigns *rotation.Campaigns
 }
 
 // Server answers HTTP requests.
@@ -111,6 +113,7 @@ type Server struct {
 	changed     func(clientID string) // nil: nobody wants to know
 	proofs      *proofs
 	fleet       *rotation.Fleet
+	campaigns   *rotation.Campaigns
 	page        http.Handler
 
 	criticalDays  int
@@ -140,6 +143,7 @@ func New(o Options) *Server {
 		rotation:    o.Rotation,
 		changed:     o.ConfigChanged,
 		fleet:       o.Fleet,
+		campaigns:   o.Campaigns,
 		gatherer:    prometheus.NewRegistry(),
 
 		criticalDays:  o.CriticalDays,

@@ -36,6 +36,35 @@ type AuditEvent struct {
 	Detail  string
 }
 
+type Campaign struct {
+	ID        int64
+	Version   int64
+	Live      bool
+	State     string
+	Name      string
+	Reason    string
+	Actor     string
+	CreatedAt int64
+	Rules     string
+	Course    string
+	Options   string
+}
+
+type CampaignDevice struct {
+	CampaignID int64
+	DeviceID   int64
+	DeviceKey  string
+	Position   int64
+	Wave       int64
+	State      string
+	Reason     string
+	Attempt    int64
+	QueuedAt   int64
+	DeferredAt int64
+	StartedAt  int64
+	EndedAt    int64
+}
+
 type ClientRemoval struct {
 	ClientID string
 	DueAt    int64
