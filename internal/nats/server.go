@@ -43,6 +43,13 @@ type ServerOptions struct {
 	// those of the kinds Unauthenticated and Forbidden count as a failure of
 	// who asked.
 	Authenticate func(ctx context.Context, l Login) (Grant, error)
+
+	// Sessions is told of every MQTT client that comes, once it was let in, and
+	// goes. It is called by one goroutine at a time, in the order of the events and
+	// some milliseconds after each; events wait while it runs. After Close it is not
+	// called. What clients do while the server shuts down it is not told: that is not
+	// their doing. nil: nobody wants to know.
+	Sessions func(Session)
 }
 
 // Server is the embedded NATS server. It has no listener but MQTT: this
@@ -51,6 +58,7 @@ type Server struct {
 	nats   *server.Server
 	gate   *gate
 	mender *mender
+	watch  *watch // nil: nobody wants to know
 
 	newest atomic.Uint64 // of the journal: what it acknowledged to any connection
 }
@@ -123,6 +131,12 @@ func StartServer(o ServerOptions) (*Server, error) {
 		},
 	}
 	go s.mender.run()
+	if o.Sessions != nil {
+		if s.watch, err = newWatch(s, o.Sessions, o.Log); err != nil {
+			s.Close()
+			return nil, fmt.Errorf("embedded NATS server: %w", err)
+		}
+	}
 	return s, nil
 }
 
@@ -137,6 +151,9 @@ func (s *Server) connect(opts ...nats.Option) (*nats.Conn, error) {
 
 // Close stops the server and waits until its files are closed.
 func (s *Server) Close() {
+	if s.watch != nil {
+		s.watch.close()
+	}
 	close(s.mender.stop)
 	<-s.mender.ended
 	s.gate.stop()
