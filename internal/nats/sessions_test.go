@@ -9,6 +9,7 @@ import (
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 	"github.com/eclipse/paho.mqtt.golang/packets"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"signalbox/internal/nats"
 )
@@ -150,6 +151,7 @@ func TestSessionsOverARestart(t *testing.T) {
 	if all := v.of("stays"); len(all) != 1 {
 		t.Errorf("when it ended it told %+v", all)
 	}
+	b.metrics = prometheus.NewRegistry()
 	b.run(o)
 	v.want("stays", 0, 0)
 }
