@@ -26,6 +26,7 @@ import (
 	"signalbox/internal/mqtt"
 	"signalbox/internal/nats"
 	"signalbox/internal/overview"
+	"signalbox/internal/presence"
 	"signalbox/internal/registry"
 	"signalbox/internal/rotation"
 	"signalbox/internal/sqlstore"
@@ -62,6 +63,8 @@ type app struct {
 	deviceSecret func(ctx context.Context, clientID, secret string) (fleet.DeviceClaims, error)
 
 	rotating rotation.Issuer // where the secrets of devices are changed
+
+	presence *presence.Tracker // which devices are there
 
 	stop    chan struct{} // has room for one: /health/drain was asked
 	drained chan struct{} // closed when no messages are taken and no streams are open
@@ -116,8 +119,14 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		return nil, err
 	}
 
+	if a.presence, err = a.openPresence(ctx, db, devices); err != nil {
+		return nil, err
+	}
+	deviceUnits = append(deviceUnits, unit{"presence of devices", a.presence.Run})
+
 	options := nats.ServerOptions{
 		Dir: filepath.Join(cfg.DataDir, "nats"), MQTTListen: cfg.MQTTListen, Sync: time.Duration(cfg.JournalSync), Log: log, Registerer: a.metrics,
+		Sessions: sessions(a.presence),
 	}
 	rights := brokerRights{verify: credentials.Verify, secret: a.deviceSecret, identify: devices.Identify}
 	if credentials.Broker, err = a.openBroker(&options, rights, credentials.Open()); err != nil {
@@ -174,6 +183,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		EntityField: cfg.LogsinkEntityField, Directory: devices.Directory(), Journal: journal, Ledger: ledger,
 		Quota: quotaOf(&cfg), Redactor: logs.NewRedactor(cfg.LogRedact == "on", cfg.LogRedactPatterns.Compile()),
 		Activity: activity, Metrics: logMetrics, Log: log,
+		Heard: func(d fleet.DeviceRef, at time.Time) { a.presence.Line(d.ID, at) },
 	})
 
 	connections := stream.NewRegistry(stream.Options{
@@ -263,7 +273,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		Log: log, Registry: devices, Metrics: a.metrics, Identity: identity, CORSOrigins: cfg.CORSOrigins,
 		History: history, Undelivered: copied.dead, Streams: streams, Connections: connections, Nudger: nudger, Health: health, DrainKey: cfg.DrainAuthKey.Reveal(),
 		Activity: activity, Overview: recorder, Page: ui.Handler, Devices: credentials,
-		Rotation: rotating,
+		Rotation: rotating, Presence: a.presence,
 	})
 	public, err := a.listen("HTTP", cfg.Addr(), cfg.TLSCert, cfg.TLSKey, a.web.Handler())
 	if err != nil {
@@ -289,6 +299,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		unit{"overview", recorder.Run},
 		unit{"activity", func(ctx context.Context) error {
 			activity.Fill(ctx, logs.FillOptions{Devices: devices.Directory().All, History: history, Journal: journal, UpTo: newest, Log: log})
+			recall(a.presence, devices.Directory().All(), activity)
 			<-ctx.Done()
 			return nil
 		}},

@@ -52,6 +52,7 @@ func (a *app) openDevices(ctx context.Context, db *sqlstore.DB, key string, who 
 		here, err := local.New(ctx, local.Options{
 			Store: db, Box: box, Log: a.log, URL: cfg.BaseURL, TokenURL: cfg.DeviceTokenURL(), Audience: cmp.Or(cfg.OIDCAudience, deviceAudience),
 			Lifetime: time.Duration(cfg.DeviceTokenLifetime), Registerer: a.metrics, Address: who.Address,
+			Minted: func(clientID string, said time.Time) { a.presence.Minted(clientID, said) }, // it is there before the first request is
 		})
 		if err != nil {
 			return fail(err)

@@ -146,6 +146,7 @@ func (s *Server) run(rt route, w http.ResponseWriter, r *http.Request, what *eve
 		if err != nil {
 			return who, err
 		}
+		s.heard(ref)
 		return who, rt.handle(w, r.WithContext(withDevice(ctx, ref)))
 	}
 	if who, err = s.identify(w, r, r.Pattern == streamRoute); err != nil {

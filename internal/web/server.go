@@ -13,6 +13,7 @@ import (
 	"signalbox/internal/fleet"
 	"signalbox/internal/logs"
 	"signalbox/internal/overview"
+	"signalbox/internal/presence"
 	"signalbox/internal/registry"
 	"signalbox/internal/rotation"
 	"signalbox/internal/stream"
@@ -66,6 +67,9 @@ type Options struct {
 
 	// Rotation rotates the credentials of devices. Nil: nobody does.
 	Rotation *rotation.Runner
+
+	// Presence knows which devices are there. Nil: nobody does.
+	Presence *presence.Tracker
 }
 
 // Server answers HTTP requests.
@@ -93,6 +97,7 @@ type Server struct {
 	overview    *overview.Recorder
 	devices     Devices
 	rotation    *rotation.Runner
+	presence    *presence.Tracker
 	page        http.Handler
 
 	handler, internal http.Handler
@@ -117,6 +122,7 @@ func New(o Options) *Server {
 		overview:    o.Overview,
 		devices:     o.Devices,
 		rotation:    o.Rotation,
+		presence:    o.Presence,
 		gatherer:    prometheus.NewRegistry(),
 	}
 	var register prometheus.Registerer // a nil *Registry in it would not be nil
