@@ -47,14 +47,8 @@ export function DeviceFacts({ device: d }: { device: Device }) {
             </span>
           )}
         </Fact>
-        <Fact name="Presence">
-          {presence?.since ? (
-            <>
-              {presenceName(presence)} since <Time at={presence.since} />
-            </>
-          ) : (
-            <span className="hint">{presence ? "was never seen online" : "…"}</span>
-          )}
+        <Fact name={`${presence?.since ? presenceName(presence) : "Online"} since`}>
+          <Time at={presence?.since ?? null} never={presence ? "was never seen online" : "…"} />
         </Fact>
         <Fact name="Last seen">
           <Time at={presence?.last_seen_at ?? null} never={presence ? "never" : "…"} />

@@ -32,7 +32,7 @@ export function PresenceState({ id }: { id: number }) {
     <span className={`presence ${presenceKind(data)}`} title={title}>
       <span className="presence-dot" aria-hidden="true" />
       <span className="presence-word">
-        {presenceName(data)} {time}
+        {presenceName(data)} <span className="presence-since">{time}</span>
       </span>
     </span>
   );
