@@ -68,6 +68,11 @@ func (t *Tracker) failed(already bool, err error) bool {
 func (t *Tracker) sweep(at time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	for clientID := range t.strangers { // one may have connected in the moment in which it was made
+		if ref, ok := t.o.Directory.ByClientID(clientID); ok {
+			t.foundLocked(ref.ID, clientID)
+		}
+	}
 	for _, d := range t.devices {
 		if !d.online || d.mine > 0 || d.others > 0 {
 			continue
@@ -283,5 +288,11 @@ func (t *Tracker) readSessions(ctx context.Context, after int64) error {
 		}
 		delete(t.others, holder)
 	}
+	for id, how := range t.doubtful {
+		if d := t.devices[id]; d != nil && d.online && d.mine+d.others == 0 {
+			t.endedLocked(d, how)
+		}
+	}
+	clear(t.doubtful) // who has sessions now sees to their end
 	return nil
 }

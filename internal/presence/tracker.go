@@ -59,9 +59,14 @@ type Tracker struct {
 	began    time.Time
 	devices  map[int64]*device
 	sessions map[uint64]session // open here
-	changed  map[int64]*device  // to be stored
-	steps    []Step             // to be stored
-	lost     int                // steps that there was no room for
+	// Those whose client id is no device's, or was not yet.
+	strangers map[string]map[uint64]bool
+	// Devices whose last session here ended while another process had one, as far as
+	// was known: it may have ended just as well.
+	doubtful map[int64]End
+	changed  map[int64]*device // to be stored
+	steps    []Step            // to be stored
+	lost     int               // steps that there was no room for
 	online   int
 
 	// Of Run alone.
@@ -110,7 +115,7 @@ func New(ctx context.Context, o Options) (*Tracker, error) {
 	}
 	t := &Tracker{
 		o: o, holder: strings.ToLower(rand.Text()), step: min(time.Minute, o.Window/4), wake: make(chan struct{}, 1), began: now(),
-		devices: map[int64]*device{}, sessions: map[uint64]session{}, changed: map[int64]*device{}, others: map[string]map[int64]int{},
+		devices: map[int64]*device{}, sessions: map[uint64]session{}, changed: map[int64]*device{}, strangers: map[string]map[uint64]bool{}, doubtful: map[int64]End{}, others: map[string]map[int64]int{},
 		drops: promauto.With(o.Registerer).NewCounter(prometheus.CounterOpts{
 			Name: "iot_device_drops_total", Help: "Times that a device went away, as far as this process was the first to say so.",
 		}),
@@ -341,7 +346,16 @@ func (t *Tracker) Connected(number uint64, clientID string) {
 	t.sessions[number] = session{clientID, ref.ID}
 	if known {
 		t.openedLocked(ref.ID)
+	} else {
+		t.strangeLocked(number, clientID)
 	}
+}
+
+func (t *Tracker) strangeLocked(number uint64, clientID string) {
+	if t.strangers[clientID] == nil {
+		t.strangers[clientID] = map[uint64]bool{}
+	}
+	t.strangers[clientID][number] = true
 }
 
 func (t *Tracker) openedLocked(id int64) {
@@ -359,6 +373,11 @@ func (t *Tracker) Disconnected(number uint64, how End) {
 	defer t.mu.Unlock()
 	s, ok := t.sessions[number]
 	delete(t.sessions, number)
+	if strange := t.strangers[s.clientID]; strange[number] {
+		if delete(strange, number); len(strange) == 0 {
+			delete(t.strangers, s.clientID)
+		}
+	}
 	d := t.devices[s.device]
 	if !ok || d == nil || d.mine == 0 {
 		return
@@ -369,24 +388,36 @@ func (t *Tracker) Disconnected(number uint64, how End) {
 	t.changed[d.id] = d
 	t.soon()
 	switch {
-	case d.mine > 0 || d.others > 0:
-	case how.Excused:
-		d.expect(at, how.Reason+" and it did not come back")
+	case d.mine > 0:
+	case d.others > 0:
+		t.doubtful[d.id] = how
 	default:
-		t.stepLocked(d, Step{Transition: Transition{At: at, Reason: how.Reason}})
+		t.endedLocked(d, how)
 	}
+}
+
+// endedLocked has a device gone, or waited for, that has no session any more.
+func (t *Tracker) endedLocked(d *device, how End) {
+	if how.Excused {
+		d.expect(d.ended, how.Reason+" and it did not come back")
+		return
+	}
+	t.stepLocked(d, Step{Transition: Transition{At: d.ended, Reason: how.Reason}})
 }
 
 // Created finds the sessions of a device that connected before it was known.
 func (t *Tracker) Created(ref fleet.DeviceRef) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for number, s := range t.sessions {
-		if s.device == 0 && s.clientID == ref.ClientID {
-			t.sessions[number] = session{s.clientID, ref.ID}
-			t.openedLocked(ref.ID)
-		}
+	t.foundLocked(ref.ID, ref.ClientID)
+}
+
+func (t *Tracker) foundLocked(id int64, clientID string) {
+	for number := range t.strangers[clientID] {
+		t.sessions[number] = session{clientID, id}
+		t.openedLocked(id)
 	}
+	delete(t.strangers, clientID)
 }
 
 // Forget drops what is known of a device that is deleted. What it has open is
@@ -402,12 +433,14 @@ func (t *Tracker) Forget(id int64) {
 		for number, s := range t.sessions {
 			if s.device == id {
 				t.sessions[number] = session{clientID: s.clientID}
+				t.strangeLocked(number, s.clientID)
 			}
 		}
 	}
 	t.setLocked(d, false, d.since)
 	delete(t.devices, id)
 	delete(t.changed, id)
+	delete(t.doubtful, id)
 }
 
 // Online returns how many devices are.

@@ -419,6 +419,42 @@ func TestKilledProcess(t *testing.T) {
 	})
 }
 
+// Two sessions end at two processes that do not know yet of each other's end.
+func TestEndsThatCross(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		one, two := w.start(nil), w.start(nil)
+		endOne, endTwo := one.connect("a"), two.connect("a")
+		pass(21 * time.Second)
+		one.is("a", true, 2, 0)
+		two.is("a", true, 2, 0)
+		endOne(closed)
+		endTwo(closed)
+		left := time.Now()
+		pass(21 * time.Second)
+		one.is("a", false, 0, 1)
+		two.is("a", false, 0, 1)
+		one.story("a", "+connected", "-session closed")
+		if s := two.of("a"); !s.Since.Equal(left) {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+// A device that connects in the moment in which it is made is found a little later.
+func TestMadeMeanwhile(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		p := w.start(sole)
+		end := p.connect("c")
+		p.connect("d")(closed)
+		synctest.Wait()
+		w.create("c") // and Created was before
+		pass(11 * time.Second)
+		p.is("c", true, 1, 0)
+		end(closed)
+		p.is("c", false, 0, 1)
+	})
+}
+
 // A process that could not renew its lease says again what it has.
 func TestLeaseLost(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
