@@ -27,8 +27,10 @@ type world struct {
 	t     *testing.T
 	db    *sqlstore.DB
 	fails atomic.Bool // the database is down
-	ids   map[string]int64
 	stops []func()
+
+	mu  sync.Mutex
+	ids map[string]int64
 }
 
 // inWorld runs f in a world with two devices, "a" and "b".
@@ -54,6 +56,8 @@ func inWorld(t *testing.T, f func(*testing.T, *world)) {
 
 func (w *world) create(names ...string) {
 	w.t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	err := w.db.Tx(w.t.Context(), func(q registry.Queries) error {
 		if len(w.ids) == 0 {
 			if _, err := q.InsertModel(w.t.Context(), fleet.Model{Code: "relay", Name: "Relay", CreatedAt: time.Now(), UpdatedAt: time.Now()}); err != nil {
@@ -78,6 +82,8 @@ func (w *world) create(names ...string) {
 
 // ByClientID is that a device's client id is its name here.
 func (w *world) ByClientID(name string) (fleet.DeviceRef, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	id, ok := w.ids[name]
 	return fleet.DeviceRef{ID: id, ClientID: name}, ok
 }
@@ -543,7 +549,7 @@ func TestRecall(t *testing.T) {
 func TestManyAtOnce(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
 		names := []string{}
-		for n := range 5000 {
+		for n := range 2500 {
 			name := fmt.Sprintf("%08x", n)
 			names = append(names, name)
 		}
@@ -570,6 +576,8 @@ func TestManyAtOnce(t *testing.T) {
 }
 
 func (w *world) bulk(names []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	err := w.db.Tx(w.t.Context(), func(q registry.Queries) error {
 		for _, name := range names {
 			id, err := q.InsertDevice(w.t.Context(), fleet.Device{
