@@ -17,7 +17,7 @@ import (
 // rings only, so that packages of one ring never import each other.
 var rings = map[string]int{
 	"fleet": 1, "sse": 1, "secret": 1,
-	"logs": 2, "stream": 2, "rotation": 2, "registry": 2, "access": 2, "overview": 2,
+	"logs": 2, "stream": 2, "rotation": 2, "registry": 2, "access": 2, "overview": 2, "presence": 2,
 	"web": 3, "ui": 3, "nats": 3, "mqtt": 3, "sqlstore": 3, "elastic": 3, "oidc": 3, "keycloak": 3, "local": 3, "gateway": 3,
 	"sim": 3, "tail": 3,
 	"app": 4,
@@ -31,7 +31,7 @@ var outside = map[string][]string{
 	"elastictest":   {},
 	"oidctest":      {},
 	"keycloaktest":  {},
-	"conformance":   {"fleet", "sse", "logs", "stream", "rotation", "registry", "access"},
+	"conformance":   {"fleet", "sse", "logs", "stream", "rotation", "registry", "access", "presence"},
 }
 
 // stdOnly is the packages that import the standard library alone.

@@ -26,6 +26,7 @@ import (
 	"signalbox/internal/mqtt"
 	"signalbox/internal/nats"
 	"signalbox/internal/overview"
+	"signalbox/internal/presence"
 	"signalbox/internal/registry"
 	"signalbox/internal/rotation"
 	"signalbox/internal/secret"
@@ -64,6 +65,8 @@ type app struct {
 
 	rotating  rotation.Issuer // where the secrets of devices are changed
 	reminders *reminders      // of devices that have a secret to fetch
+
+	presence *presence.Tracker // which devices are there
 
 	stop    chan struct{} // has room for one: /health/drain was asked
 	drained chan struct{} // closed when no messages are taken and no streams are open
@@ -122,9 +125,14 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		return nil, err
 	}
 
+	if a.presence, err = a.openPresence(ctx, db, devices); err != nil {
+		return nil, err
+	}
+	deviceUnits = append(deviceUnits, unit{"presence of devices", a.presence.Run})
+
 	options := nats.ServerOptions{
 		Dir: filepath.Join(cfg.DataDir, "nats"), MQTTListen: cfg.MQTTListen, Sync: time.Duration(cfg.JournalSync), Log: log, Registerer: a.metrics,
-		Arrived: a.reminders.arrived,
+		Sessions: a.session,
 	}
 	rights := brokerRights{verify: credentials.Verify, secret: a.deviceSecret, identify: devices.Identify}
 	if credentials.Broker, err = a.openBroker(&options, rights, credentials.Open()); err != nil {
@@ -178,9 +186,13 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	hub := logs.NewHub(journal, past, newest, ledger, logMetrics, log)
 	activity := logs.NewActivity(journal.Epoch(), devices.Directory().ByKey)
 	ingest := logs.NewIngest(logs.IngestOptions{
-		EntityField: cfg.LogsinkEntityField, Directory: listening{devices.Directory(), a.reminders.heard}, Journal: journal, Ledger: ledger,
+		EntityField: cfg.LogsinkEntityField, Directory: devices.Directory(), Journal: journal, Ledger: ledger,
 		Quota: quotaOf(&cfg), Redactor: logs.NewRedactor(cfg.LogRedact == "on", cfg.LogRedactPatterns.Compile()),
 		Activity: activity, Metrics: logMetrics, Log: log,
+		Heard: func(d fleet.DeviceRef, at time.Time) {
+			a.presence.Line(d.ID, at)
+			a.reminders.heard(d.ClientID)
+		},
 	})
 
 	connections := stream.NewRegistry(stream.Options{
@@ -279,14 +291,14 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	}
 	all, allUnits := a.openFleet(db, rotating, schedule, nudger)
 	rotationUnits = append(rotationUnits, allUnits...)
-	campaigns, campaignUnits := a.openCampaigns(db, rotating, nil, func() { _ = nudger.Nudge("web") })
+	campaigns, campaignUnits := a.openCampaigns(db, rotating, contacts(a.presence), func() { _ = nudger.Nudge("web") })
 
 	recorder := overview.New(a.metrics, log)
 	a.web = web.New(web.Options{
 		Log: log, Registry: devices, Metrics: a.metrics, Identity: identity, CORSOrigins: cfg.CORSOrigins,
 		History: history, Undelivered: copied.dead, Streams: streams, Connections: connections, Nudger: nudger, Health: health, DrainKey: cfg.DrainAuthKey.Reveal(),
 		Activity: activity, Overview: recorder, Page: ui.Handler, Devices: credentials,
-		Rotation: rotating, Nonces: nonces, ConfigChanged: mail.configChanged, Campaigns: campaigns,
+		Rotation: rotating, Nonces: nonces, ConfigChanged: mail.configChanged, Campaigns: campaigns, Presence: a.presence,
 		Fleet: all, CriticalDays: cfg.RotationCriticalDays, InternalToken: cfg.InternalAPIToken.Reveal(),
 	})
 	public, err := a.listen("HTTP", cfg.Addr(), cfg.TLSCert, cfg.TLSKey, a.web.Handler())
@@ -313,6 +325,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		unit{"overview", recorder.Run},
 		unit{"activity", func(ctx context.Context) error {
 			activity.Fill(ctx, logs.FillOptions{Devices: devices.Directory().All, History: history, Journal: journal, UpTo: newest, Log: log})
+			recall(a.presence, devices.Directory().All(), activity)
 			<-ctx.Done()
 			return nil
 		}},

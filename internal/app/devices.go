@@ -52,7 +52,10 @@ func (a *app) openDevices(ctx context.Context, db *sqlstore.DB, key string, who 
 		here, err := local.New(ctx, local.Options{
 			Store: db, Box: box, Log: a.log, URL: cfg.BaseURL, TokenURL: cfg.DeviceTokenURL(), Audience: cmp.Or(cfg.OIDCAudience, deviceAudience),
 			Lifetime: time.Duration(cfg.DeviceTokenLifetime), Registerer: a.metrics, Address: who.Address,
-			Issued: a.reminders.heard,
+			Minted: func(clientID string, said time.Time) { // both are there before the first request is
+				a.presence.Minted(clientID, said)
+				a.reminders.heard(clientID)
+			},
 		})
 		if err != nil {
 			return fail(err)

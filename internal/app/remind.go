@@ -217,28 +217,6 @@ func pendingDevices(devices *registry.Service) func(context.Context) ([]fleet.De
 	}
 }
 
-// listening is the directory of the log path; what is looked up for a line is
-// heard of.
-type listening struct {
-	*registry.Directory
-	heard func(clientID string)
-}
-
-// ByEntity implements logs.Directory.
-func (l listening) ByEntity(entityID string) []fleet.DeviceRef {
-	refs := l.Directory.ByEntity(entityID)
-	for _, d := range refs {
-		l.heard(d.ClientID)
-	}
-	return refs
-}
-
-// ByClientID implements logs.Directory.
-func (l listening) ByClientID(clientID string) (fleet.DeviceRef, bool) {
-	l.heard(clientID)
-	return l.Directory.ByClientID(clientID)
-}
-
 // openReminders returns what is to be run to remind devices.
 func (a *app) openReminders(server *nats.Server, devices *registry.Service, runner *rotation.Runner) unit {
 	a.reminders.remind, a.reminders.list, a.reminders.listens = runner.Remind, pendingDevices(devices), server.Listens

@@ -126,6 +126,9 @@ type Config struct {
 	InternalAPIURL       string   `env:"INTERNAL_API_URL" group:"Rotation" placeholder:"URL" help:"Internal listener of the running Signalbox, which signalbox rotation-job tells that something changed."`
 	InternalAPIToken     Secret   `env:"INTERNAL_API_TOKEN" group:"Rotation" placeholder:"SECRET" help:"Bearer token that INTERNAL_LISTEN asks for at /internal. Empty: none."`
 
+	PresenceWindow  Duration `env:"PRESENCE_WINDOW" default:"5m" min:"30s" max:"7d" group:"Devices" placeholder:"TIME" help:"For how long a device without a session at the built-in broker counts as online after it sent a line or got a token. Longer than the time between its lines."`
+	PresenceHistory Duration `env:"PRESENCE_HISTORY" default:"30d" min:"1h" max:"3660d" group:"Devices" placeholder:"TIME" help:"Age at which it is forgotten when devices came and went; of one device the last 1000 times are kept at most."`
+
 	DeviceTokenLifetime       Duration `env:"DEVICE_TOKEN_LIFETIME" default:"5m" min:"30s" max:"24h" group:"Devices" placeholder:"TIME" help:"How long an access token that Signalbox gives to a device is good."`
 	OIDCTokenURL              string   `env:"OIDC_TOKEN_URL" name:"oidc-token-url" group:"Devices" placeholder:"URL" help:"Where devices get their access tokens. With KEYCLOAK_BASE_URL it is the token endpoint of the realm. Empty: Signalbox's own."`
 	KeycloakBaseURL           string   `env:"KEYCLOAK_BASE_URL" name:"keycloak-base-url" group:"Devices" placeholder:"URL" help:"Keycloak that holds the OAuth2 clients of devices, as https://keycloak.example.org. Needs the other KEYCLOAK settings and OIDC_TOKEN_URL. Empty: Signalbox issues the tokens itself."`

@@ -45,12 +45,14 @@ type Options struct {
 	Skew     time.Duration // by which clocks may differ; 0: DefaultSkew
 	Poll     time.Duration // how often changes by other processes are looked for; 0: DefaultPoll
 
+	// Minted is told of every token that was given out. said is what the client's
+	// clock showed, if it signed that (iat of RFC 7519, section 4.1.6), or zero. It
+	// must be quick. Nil: nobody wants to know.
+	Minted func(clientID string, said time.Time)
+
 	// Address returns where a request comes from. Nil: the address of the connection.
 	Address func(*http.Request) string
 
-	// Issued is told of each token that was given out. Nil: nobody is. It must not
-	// block.
-	Issued func(clientID string)
 
 	Registerer prometheus.Registerer // nil: metrics are kept and not shown
 	Now        func() time.Time      // nil: time.Now

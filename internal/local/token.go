@@ -193,6 +193,7 @@ func (s *server) VerifyClient(ctx context.Context, r *op.Request[op.ClientCreden
 	}
 	var c *client
 	var cred string
+	var said time.Time
 	if assertion == nil {
 		c, cred = s.issuer.proveSecret(id, given.ClientSecret)
 	} else {
@@ -204,11 +205,14 @@ func (s *server) VerifyClient(ctx context.Context, r *op.Request[op.ClientCreden
 			}
 			return nil, s.refuse(ctx, e, p, err)
 		}
+		if assertion.IssuedAt > 0 { // it is the one that was verified
+			said = assertion.IssuedAt.AsTime()
+		}
 	}
 	if cred == "" || !c.Enabled {
 		return nil, s.refuse(ctx, e, p, nil)
 	}
-	return &caller{client: c, cred: cred, method: oidc.AuthMethodPost}, nil
+	return &caller{client: c, cred: cred, said: said, method: oidc.AuthMethodPost}, nil
 }
 
 // refuse notes a wrong guess and returns its answer.
@@ -286,10 +290,10 @@ func (s *server) ClientCredentialsExchange(ctx context.Context, r *op.ClientRequ
 		e.status = "error"
 		return nil, op.NewStatusError(oidc.ErrServerError().WithParent(err).WithDescription("try again later"), http.StatusServiceUnavailable)
 	}
-	e.status = "issued"
-	if s.issuer.opts.Issued != nil {
-		s.issuer.opts.Issued(c.ID)
+	if s.issuer.opts.Minted != nil {
+		s.issuer.opts.Minted(c.ID, c.said)
 	}
+	e.status = "issued"
 	return op.NewResponse(&oidc.AccessTokenResponse{
 		AccessToken: token, TokenType: oidc.BearerToken, ExpiresIn: uint64(s.issuer.opts.Lifetime / time.Second),
 	}), nil
@@ -317,6 +321,7 @@ func (i *Issuer) mint(c *client, cred string) (string, error) {
 type caller struct {
 	*client
 	cred   string
+	said   time.Time // what its clock showed; zero: it did not sign that
 	method oidc.AuthMethod
 }
 

@@ -34,6 +34,7 @@ type Ingest struct {
 	quota       *Quota
 	redactor    *Redactor
 	activity    *Activity
+	heard       func(fleet.DeviceRef, time.Time)
 	metrics     *Metrics
 	samples     *sampler
 	log         *slog.Logger
@@ -44,8 +45,8 @@ type Ingest struct {
 	origins map[string]int
 }
 
-// IngestOptions are the parts of an Ingest; all but Redactor and Activity are
-// needed.
+// IngestOptions are the parts of an Ingest; all but Redactor, Activity and Heard
+// are needed.
 type IngestOptions struct {
 	EntityField string // the document's field that names the device
 	Directory   Directory
@@ -54,8 +55,13 @@ type IngestOptions struct {
 	Quota       *Quota
 	Redactor    *Redactor
 	Activity    *Activity // told of what was journalled
-	Metrics     *Metrics
-	Log         *slog.Logger
+
+	// Heard is told once of each device in a message, and when it was received,
+	// whatever becomes of the lines. It must be quick.
+	Heard func(fleet.DeviceRef, time.Time)
+
+	Metrics *Metrics
+	Log     *slog.Logger
 }
 
 // NewIngest returns an Ingest.
@@ -63,7 +69,7 @@ func NewIngest(o IngestOptions) *Ingest {
 	o.Quota.cutting = o.Metrics.cut.Add
 	return &Ingest{
 		entityField: o.EntityField, directory: o.Directory, journal: o.Journal, ledger: o.Ledger,
-		quota: o.Quota, redactor: o.Redactor, activity: o.Activity, metrics: o.Metrics, samples: newSampler(o.Log, o.Redactor), log: o.Log,
+		quota: o.Quota, redactor: o.Redactor, activity: o.Activity, heard: o.Heard, metrics: o.Metrics, samples: newSampler(o.Log, o.Redactor), log: o.Log,
 	}
 }
 
@@ -235,6 +241,9 @@ func (w *worker) group(entity string) *group {
 
 // append gives a device's entries, as far as its quota goes, to the journal.
 func (w *worker) append(a *answer, device fleet.DeviceRef, received time.Time, entries []Entry) {
+	if w.heard != nil {
+		w.heard(device, received)
+	}
 	v := w.quota.take(device, received, entries)
 	if over := len(entries) - v.allowed; over > 0 {
 		w.metrics.reasons.WithLabelValues(string(v.reason)).Add(float64(over))

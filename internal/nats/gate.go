@@ -46,12 +46,14 @@ const authenticateTimeout = 10 * time.Second
 // inProcess is the name that this process's own connections give.
 const inProcess = "signalbox"
 
+// watcher is the user name of that one which hears the server's own events.
+const watcher = "signalbox-watcher"
+
 // gate decides who may connect. Devices wait outside until the log topics have
 // somebody who answers for them.
 type gate struct {
 	secret       string
 	authenticate func(context.Context, Login) (Grant, error) // nil: everybody may do everything
-	arrived      func(string, uint64)                        // nil: nobody wants to know
 	log          *slog.Logger
 	refused      *prometheus.CounterVec
 	closed       prometheus.Counter
@@ -71,7 +73,7 @@ type session struct{ cut bool } // closed by CloseClient; guarded by gate.mu
 
 func newGate(o ServerOptions, secret string) *gate {
 	g := &gate{
-		secret: secret, authenticate: o.Authenticate, arrived: o.Arrived, log: o.Log, throttle: newThrottle(time.Now),
+		secret: secret, authenticate: o.Authenticate, log: o.Log, throttle: newThrottle(time.Now),
 		sessions: map[string]map[uint64]*session{},
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "iot_mqtt_connections_refused_total", Help: "Connections to the embedded MQTT broker that were refused, by reason.",
@@ -94,7 +96,13 @@ func newGate(o ServerOptions, secret string) *gate {
 func (g *gate) Check(c server.ClientAuthentication) bool {
 	opts := c.GetOpts()
 	if c.RemoteAddress().Network() == "pipe" {
-		return subtle.ConstantTimeCompare([]byte(opts.Password), []byte(g.secret)) == 1
+		if subtle.ConstantTimeCompare([]byte(opts.Password), []byte(g.secret)) != 1 {
+			return false
+		}
+		if opts.Username == watcher {
+			c.RegisterUser(&server.User{Username: watcher, Account: g.nats.SystemAccount()})
+		}
+		return true
 	}
 	if !g.open.Load() {
 		g.refused.WithLabelValues("not_ready").Inc()
@@ -112,11 +120,6 @@ func (g *gate) Check(c server.ClientAuthentication) bool {
 			Publish:   &server.SubjectPermission{Deny: reserved},
 			Subscribe: &server.SubjectPermission{Deny: reserved},
 		}})
-		if g.arrived != nil {
-			if clientID, err := g.clientID(c.GetID()); err == nil { // else it is gone
-				g.arrived(clientID, c.GetID())
-			}
-		}
 		return true
 	}
 	l := Login{Username: opts.Username, Password: opts.Password, Address: c.RemoteAddress().String()}
@@ -127,13 +130,10 @@ func (g *gate) Check(c server.ClientAuthentication) bool {
 		g.refused.WithLabelValues("throttled").Inc()
 		return false
 	}
-	user, clientID, err := g.enter(c.GetID(), l)
+	user, err := g.enter(c.GetID(), l)
 	if err == nil {
 		g.throttle.good(l.Address, l.Username)
 		c.RegisterUser(user)
-		if g.arrived != nil {
-			g.arrived(clientID, c.GetID())
-		}
 		return true
 	}
 	reason := reasonOf(err)
@@ -176,16 +176,16 @@ func reasonOf(err error) string {
 // brief returns what the log shows of a text that anybody may have sent.
 func brief(s string) string { return s[:min(len(s), 100)] }
 
-// enter returns with what rights a connection is let in, and its client id. From before the look
+// enter returns with what rights a connection is let in. From before the look
 // at the login, CloseClient finds the connection: a device that is revoked in
 // this very moment is not let in.
-func (g *gate) enter(id uint64, l Login) (*server.User, string, error) {
+func (g *gate) enter(id uint64, l Login) (*server.User, error) {
 	if l.Username == "" {
-		return nil, "", access.Deny(access.Missing, nil)
+		return nil, access.Deny(access.Missing, nil)
 	}
 	var err error
 	if l.ClientID, err = g.clientID(id); err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	s := g.arrive(l.ClientID, id)
 	ctx, cancel := context.WithTimeout(g.ctx, authenticateTimeout)
@@ -208,9 +208,9 @@ func (g *gate) enter(id uint64, l Login) (*server.User, string, error) {
 	}
 	if err != nil {
 		g.leaveLocked(l.ClientID, id)
-		return nil, "", err
+		return nil, err
 	}
-	return user, l.ClientID, nil
+	return user, nil
 }
 
 // clientID returns the MQTT client id of a connection. The server shows it to

@@ -201,14 +201,14 @@ func TestPublishOverBreaks(t *testing.T) {
 }
 
 // The program learns who comes, and when they listen to what they are told.
-func TestArrived(t *testing.T) {
+func TestListens(t *testing.T) {
 	f := func(name string, b *broker, authenticate bool) {
 		t.Run(name, func(t *testing.T) {
 			b.t = t
 			came := make(chan uint64, 10)
-			o := nats.ServerOptions{Dir: t.TempDir(), Log: quiet(), Arrived: func(clientID string, connection uint64) {
-				if clientID == "dev-a" {
-					came <- connection
+			o := nats.ServerOptions{Dir: t.TempDir(), Log: quiet(), Sessions: func(s nats.Session) {
+				if s.Open && s.ClientID == "dev-a" {
+					came <- s.Number
 				}
 			}}
 			if authenticate {

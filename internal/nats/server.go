@@ -44,10 +44,12 @@ type ServerOptions struct {
 	// who asked.
 	Authenticate func(ctx context.Context, l Login) (Grant, error)
 
-	// Arrived is told of each client that is let in, by its MQTT client id and the
-	// number of its connection, before it can subscribe to anything. nil: nobody
-	// is. It must not block.
-	Arrived func(clientID string, connection uint64)
+	// Sessions is told of every MQTT client that comes, once it was let in, and
+	// goes. It is called by one goroutine at a time, in the order of the events and
+	// some milliseconds after each; events wait while it runs. After Close it is not
+	// called. What clients do while the server shuts down it is not told: that is not
+	// their doing. nil: nobody wants to know.
+	Sessions func(Session)
 }
 
 // Server is the embedded NATS server. It has no listener but MQTT: this
@@ -57,6 +59,7 @@ type Server struct {
 	gate   *gate
 	mender *mender
 	outlet *outlet // nil: there is no MQTT listener
+	watch  *watch  // nil: nobody wants to know
 
 	newest atomic.Uint64 // of the journal: what it acknowledged to any connection
 }
@@ -132,6 +135,12 @@ func StartServer(o ServerOptions) (*Server, error) {
 	if o.MQTTListen != "" {
 		s.outlet = newOutlet(o, opts.MQTT.Host, opts.MQTT.Port, s.gate.secret)
 	}
+	if o.Sessions != nil {
+		if s.watch, err = newWatch(s, o.Sessions, o.Log); err != nil {
+			s.Close()
+			return nil, fmt.Errorf("embedded NATS server: %w", err)
+		}
+	}
 	return s, nil
 }
 
@@ -146,6 +155,9 @@ func (s *Server) connect(opts ...nats.Option) (*nats.Conn, error) {
 
 // Close stops the server and waits until its files are closed.
 func (s *Server) Close() {
+	if s.watch != nil {
+		s.watch.close()
+	}
 	close(s.mender.stop)
 	<-s.mender.ended
 	if s.outlet != nil {

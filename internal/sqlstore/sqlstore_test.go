@@ -71,6 +71,9 @@ func TestPostgres(t *testing.T) {
 	t.Run("campaigns", func(t *testing.T) {
 		conformance.Campaigns(t, func(t *testing.T) conformance.CampaignStore { return open(t, p.newDatabase()) })
 	})
+	t.Run("presence", func(t *testing.T) {
+		conformance.Presence(t, func(t *testing.T) conformance.PresenceStore { return open(t, p.newDatabase()) })
+	})
 	t.Run("migrations", func(t *testing.T) {
 		dsn := p.newDatabase()
 		testMigrations(t, dsn, func() *sql.DB {

@@ -134,7 +134,9 @@ func TestCampaignBody(t *testing.T) {
 			t.Errorf("%s:\ngot  %q\nwant %q", body, got, want)
 		}
 	}
-	with := func(rest string) string { return `{"name": "x", "selection": {"all": true}, "dry_run": true, ` + rest + `}` }
+	with := func(rest string) string {
+		return `{"name": "x", "selection": {"all": true}, "dry_run": true, ` + rest + `}`
+	}
 	f(`{}`, "missing name", "missing selection")
 	f(`{"name": "", "selection": {}}`, "string_too_short name", "value_error selection")
 	f(`{"name": "a\nb", "selection": {"all": false}}`, "value_error name", "value_error selection")

@@ -152,6 +152,7 @@ func (s *Server) run(rt route, w http.ResponseWriter, r *http.Request, what *eve
 			return who, err
 		}
 		who = access.Principal{Kind: access.Device, Subject: c.ClientID, Name: c.Name}
+		s.heard(c)
 		return who, rt.handle(w, r.WithContext(withDevice(ctx, c)))
 	}
 	if who, err = s.identify(w, r, r.Pattern == streamRoute); err != nil {

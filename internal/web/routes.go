@@ -131,6 +131,8 @@ func (s *Server) routes() []route {
 
 		{"GET", "/api/fleet", viewer, "", "", s.showFleet},
 		{"GET", "/api/fleet/series", viewer, "", "", s.showSeries},
+		{"GET", "/api/presence", viewer, "", "", s.listPresence},
+		{"GET", "/api/devices/{id}/presence", viewer, "get_device_presence", "", s.showPresence},
 		{"GET", "/api/overview", viewer, "", "", s.showOverview},
 		{"GET", "/api/broker", viewer, "", "", s.showBroker},
 

@@ -353,6 +353,9 @@ func TestLimits(t *testing.T) {
 	f("of a tag", "/api/fleet", id, "2")
 	f("of nothing", "/api/fleet", id, "")
 	f("of all", "/api/fleet", id, "1 2 777001 777002")
+	f("of a tag", "/api/presence", id, "2")
+	f("of nothing", "/api/presence", id, "")
+	f("of all", "/api/presence", id, "1 2 777001 777002")
 	f("of both", "/api/fleet/series?device_ids=2,1", id, "2 1")
 	f("of a tag", "/api/devices/2", `"warnings":(\[.*\])`, "[]")
 	f("of both", "/api/devices/2", `shared with ([\w, ]+):`, "visible1")
@@ -405,7 +408,7 @@ func TestLimits(t *testing.T) {
 		beyond   = "Insufficient permissions - the model has to do with devices beyond your access"
 	)
 	tag, model, nothing := "editor of a tag", "editor of a model", "editor of nothing"
-	for _, path := range []string{"/api/devices/777001", "/api/devices/777001/logs", "/api/logs?device_ids=777001,2", "/api/fleet/series?device_ids=777001", "/api/device-logs/subscriptions?device_id=777001"} {
+	for _, path := range []string{"/api/devices/777001", "/api/devices/777001/logs", "/api/logs?device_ids=777001,2", "/api/fleet/series?device_ids=777001", "/api/devices/777001/presence", "/api/device-logs/subscriptions?device_id=777001"} {
 		g(tag, "GET", path, "", 404, noDevice)
 		g("admin of a model", "GET", path, "", 404, noDevice)
 		g("editor of all", "GET", path, "", 200, "")

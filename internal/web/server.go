@@ -13,6 +13,7 @@ import (
 	"signalbox/internal/fleet"
 	"signalbox/internal/logs"
 	"signalbox/internal/overview"
+	"signalbox/internal/presence"
 	"signalbox/internal/registry"
 	"signalbox/internal/rotation"
 	"signalbox/internal/secret"
@@ -83,6 +84,8 @@ type Options struct {
 	InternalToken string // bearer token of /internal; "": none is asked for
 	// Campaigns rotate many devices each. Nil: there are none.
 	Campaigns *rotation.Campaigns
+	// Presence knows which devices are there. Nil: nobody does.
+	Presence *presence.Tracker
 }
 
 // Server answers HTTP requests.
@@ -114,6 +117,7 @@ type Server struct {
 	proofs      *proofs
 	fleet       *rotation.Fleet
 	campaigns   *rotation.Campaigns
+	presence    *presence.Tracker
 	page        http.Handler
 
 	criticalDays  int
@@ -144,6 +148,7 @@ func New(o Options) *Server {
 		changed:     o.ConfigChanged,
 		fleet:       o.Fleet,
 		campaigns:   o.Campaigns,
+		presence:    o.Presence,
 		gatherer:    prometheus.NewRegistry(),
 
 		criticalDays:  o.CriticalDays,

@@ -147,6 +147,39 @@ type Person struct {
 	SeenAt      sql.NullInt64
 }
 
+type Presence struct {
+	DeviceID  int64
+	Version   int64
+	Online    bool
+	Since     int64
+	SeenAt    int64
+	Source    string
+	BySession bool
+	ClockAt   int64
+	ClockOff  int64
+	Changes   int64
+}
+
+type PresenceHistory struct {
+	DeviceID int64
+	Number   int64
+	At       int64
+	Online   bool
+	Reason   string
+}
+
+type PresenceProcess struct {
+	Holder string
+	Until  int64
+}
+
+type PresenceSession struct {
+	DeviceID int64
+	Holder   string
+	Sessions int64
+	Version  int64
+}
+
 type Revocation struct {
 	Subject   string
 	Session   string

@@ -403,9 +403,9 @@ export class Server {
     if (status !== 0) throw new Error(`mosquitto_pub ended with ${status}`);
   }
 
-  /** A connection that stays open, to publish lines while something else happens. */
-  feed(): { say(lines: readonly Said[]): void; end(): Promise<void> } {
-    const pub = this.publisher();
+  /** A connection that stays open, to publish lines while something else happens; the device's own if it is given. */
+  feed(device?: Device): { say(lines: readonly Said[]): void; end(): Promise<void> } {
+    const pub = this.publisher(...(device ? ["-i", device.client_id] : []));
     const ended = once(pub, "exit");
     return {
       say: (lines) => void pub.stdin?.write(encode(lines)),
@@ -416,10 +416,10 @@ export class Server {
     };
   }
 
-  private publisher(): ChildProcess {
+  private publisher(...args: string[]): ChildProcess {
     const pub = spawn(
       "mosquitto_pub",
-      ["-h", "127.0.0.1", "-p", String(this.mqttPort), "-q", "1", "-t", "iotsupport/logsink", "-l"],
+      ["-h", "127.0.0.1", "-p", String(this.mqttPort), "-q", "1", "-t", "iotsupport/logsink", "-l", ...args],
       { stdio: ["pipe", "ignore", "ignore"] },
     );
     pub.stdin?.on("error", () => {}); // it ends when the server is away, and says so by its status

@@ -2,7 +2,7 @@
 
 import { type QueryClient, queryOptions } from "@tanstack/react-query";
 import { request } from "./client";
-import type { Broker, Device, DeviceSummary, Model, ModelSummary } from "./types";
+import type { Broker, Device, DeviceSummary, Model, ModelSummary, PresenceStory } from "./types";
 
 /** Every device, by its key. */
 export const devicesQuery = queryOptions({
@@ -15,6 +15,14 @@ export const deviceQuery = (id: number) =>
   queryOptions({
     queryKey: ["device", id],
     queryFn: ({ signal }) => request<Device>(`/api/devices/${id}`, { signal }),
+  });
+
+/** Whether one device is there; asked again while somebody looks. */
+export const presenceQuery = (id: number) =>
+  queryOptions({
+    queryKey: ["presence", id],
+    queryFn: ({ signal }) => request<PresenceStory>(`/api/devices/${id}/presence`, { signal }),
+    refetchInterval: 15_000,
   });
 
 /** Every model, by its code. */

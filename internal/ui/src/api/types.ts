@@ -138,6 +138,36 @@ export interface FleetSeries {
   series: { device_id: number; lines: number[]; errors: number[] }[];
 }
 
+/** Whether a device is there, of `GET /api/presence`. */
+export interface Presence {
+  device_id: number;
+  online: boolean;
+  /** At the built-in broker. */
+  sessions: number;
+  last_seen_at: string | null;
+  /** How it was last heard of. */
+  last_source: "session" | "token" | "line" | null;
+  /** Since when it is online, or is not; null: it never was. */
+  since: string | null;
+  /** Times that it went away in the last 24 hours. */
+  drops_24h: number;
+}
+
+/** `GET /api/presence` */
+export interface PresenceList {
+  now: string;
+  devices: Presence[];
+}
+
+/** `GET /api/devices/{id}/presence?hours=…` */
+export interface PresenceStory extends Presence {
+  now: string;
+  /** By how much its clock is ahead of the server's; null: it never said. */
+  clock_off_ms: number | null;
+  /** When it came and went, the newest first. */
+  history: { at: string; online: boolean; reason: string | null }[];
+}
+
 /** The built-in MQTT broker: `GET /api/broker` */
 export interface Broker {
   /** What a device needs there: nothing, an access token, or its secret or a token. */

@@ -1,12 +1,16 @@
+import { useQuery } from "@tanstack/react-query";
 import type { ReactNode } from "react";
 import { Link } from "wouter";
+import { presenceQuery } from "../api/devices";
 import type { Device } from "../api/types";
 import { CopyButton } from "../parts/Copy";
 import { DeviceState } from "../parts/DeviceState";
+import { clockText, presenceName, times } from "../parts/presence";
 import { Time } from "../parts/Time";
 
 /** What Signalbox knows of a device beside its configuration. */
 export function DeviceFacts({ device: d }: { device: Device }) {
+  const { data: presence } = useQuery(presenceQuery(d.id));
   return (
     <section className="card" aria-label="Facts">
       <h2>Facts</h2>
@@ -43,6 +47,22 @@ export function DeviceFacts({ device: d }: { device: Device }) {
             </span>
           )}
         </Fact>
+        <Fact name={`${presence?.since ? presenceName(presence) : "Online"} since`}>
+          <Time at={presence?.since ?? null} never={presence ? "was never seen online" : "…"} />
+        </Fact>
+        <Fact name="Last seen">
+          <Time at={presence?.last_seen_at ?? null} never={presence ? "never" : "…"} />
+        </Fact>
+        <Fact name="Went away">
+          {presence === undefined ? (
+            <span className="hint">…</span>
+          ) : presence.drops_24h === 0 ? (
+            <span className="hint">not in the last 24 hours</span>
+          ) : (
+            `${times(presence.drops_24h)} in the last 24 hours`
+          )}
+        </Fact>
+        {typeof presence?.clock_off_ms === "number" && <Fact name="Its clock">{clockText(presence.clock_off_ms)}</Fact>}
         <Fact name="Created">
           <Time at={d.created_at} />
         </Fact>

@@ -16,9 +16,11 @@ import { ago, useNow } from "../parts/clock";
 import { DeviceState } from "../parts/DeviceState";
 import { useKeys } from "../parts/keys";
 import { useNarrow } from "../parts/media";
+import { PresenceMark } from "../parts/PresenceMark";
 import { usePreferences } from "../parts/preferences";
 import { Sparkline } from "../parts/Sparkline";
 import { formatTime } from "../parts/time";
+import { presenceStore } from "./presence";
 import type { FleetRow, Seen } from "./rows";
 import { fleetStore, seriesStore } from "./store";
 import { type Column, type FleetView, sortBy } from "./view";
@@ -258,6 +260,7 @@ const Row = memo(function Row(p: RowProps) {
         <Link href={`/devices/${device.id}`} tabIndex={-1} title={title}>
           {title}
         </Link>
+        <Here id={device.id} />
       </span>
       <span role="gridcell" className="c-entity" title={device.device_entity_id ?? undefined}>
         {device.device_entity_id ?? "–"}
@@ -312,6 +315,7 @@ const Card = memo(function Card(p: RowProps) {
         <Link href={`/devices/${device.id}`} tabIndex={-1}>
           {title}
         </Link>
+        <Here id={device.id} />
         {!isFine(p.row) && (
           <DeviceState active={device.active} rotation={device.rotation_state} revoked={device.revoked} />
         )}
@@ -344,6 +348,12 @@ function Select({ row, selected, select }: RowProps) {
 function useSeen(id: number): Seen | undefined {
   const watch = useCallback((changed: () => void) => fleetStore.watchDevice(id, changed), [id]);
   return useSyncExternalStore(watch, () => fleetStore.seen.get(id));
+}
+
+function Here({ id }: { id: number }) {
+  const watch = useCallback((changed: () => void) => presenceStore.watchDevice(id, changed), [id]);
+  const presence = useSyncExternalStore(watch, () => presenceStore.known.get(id));
+  return <PresenceMark presence={presence} now={fleetStore.now} />;
 }
 
 // Colour codes and other control characters of a terminal say nothing in one cut line.

@@ -7,6 +7,7 @@ import { devicesQuery, modelsQuery } from "../api/devices";
 import type { ModelSummary } from "../api/types";
 import { FirstLine, Welcome } from "../fleet/Empty";
 import { FleetTable } from "../fleet/FleetTable";
+import { presenceStore } from "../fleet/presence";
 import { buildRows, type FleetRow } from "../fleet/rows";
 import { fleetStore } from "../fleet/store";
 import {
@@ -47,6 +48,7 @@ export default function FleetPage() {
   const moved = useRef(0);
 
   useEffect(() => fleetStore.start(), []);
+  useEffect(() => presenceStore.start(), []);
 
   // Devices that others made show themselves by what they do.
   const ids = useMemo(() => new Set(devices.data?.map((d) => d.id)), [devices.data]);

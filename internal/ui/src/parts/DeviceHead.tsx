@@ -4,6 +4,7 @@ import { Link } from "wouter";
 import { deviceQuery } from "../api/devices";
 import type { Device } from "../api/types";
 import { DeviceState } from "./DeviceState";
+import { PresenceState } from "./PresenceMark";
 import "./device.css";
 
 /** What a device is called: its name, or else its entity id, or else its key. */
@@ -39,6 +40,7 @@ export function DeviceHead({ id, tab, children }: { id: number; tab: "log" | "se
               {device.device_model.code}
             </Link>
             <DeviceState active={device.active} rotation={device.rotation_state} revoked={device.revoked} />
+            <PresenceState id={id} />
           </>
         )}
       </div>
