@@ -52,6 +52,9 @@ func TestPostgres(t *testing.T) {
 	t.Run("rotation", func(t *testing.T) {
 		conformance.Rotation(t, func(t *testing.T) conformance.RotationStore { return open(t, p.newDatabase()) })
 	})
+	t.Run("links", func(t *testing.T) {
+		conformance.Links(t, func(t *testing.T) conformance.LinkStore { return open(t, p.newDatabase()) })
+	})
 	t.Run("migrations", func(t *testing.T) {
 		dsn := p.newDatabase()
 		testMigrations(t, dsn, func() *sql.DB {

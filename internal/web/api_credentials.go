@@ -61,33 +61,22 @@ func (s *Server) syncClient(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// deviceCredentials is what a device is provisioned with.
-type deviceCredentials struct {
-	DeviceKey    string  `json:"device_key"`
-	ClientID     string  `json:"client_id"`
-	ClientSecret string  `json:"client_secret"`
-	TokenURL     *string `json:"token_url"`
-	BaseURL      *string `json:"base_url"`
-	MQTTURL      *string `json:"mqtt_url"`
-	WiFiSSID     *string `json:"wifi_ssid"`
-	WiFiPassword *string `json:"wifi_password"`
-}
-
 func (s *Server) showCredentials(w http.ResponseWriter, r *http.Request) error {
 	id, err := s.scopedID(r)
 	if err != nil {
 		return err
 	}
-	d, secret, err := s.registry.Secret(r.Context(), id)
+	audited(r.Context()).detail("format", registry.FormatJSON)
+	_, p, err := s.packageOf(r.Context(), id)
 	if err != nil {
 		return err
 	}
-	s.write(w, r, http.StatusOK, s.credentialsOf(d, secret))
+	s.write(w, r, http.StatusOK, p)
 	return nil
 }
 
-func (s *Server) credentialsOf(d fleet.Device, secret string) deviceCredentials {
-	return deviceCredentials{
+func (s *Server) credentialsOf(d fleet.Device, secret string) registry.Package {
+	return registry.Package{
 		DeviceKey: d.Key, ClientID: d.ClientID(), ClientSecret: secret,
 		TokenURL: textOrNull(s.devices.TokenURL), BaseURL: textOrNull(s.devices.BaseURL), MQTTURL: textOrNull(s.devices.MQTTURL),
 		WiFiSSID: textOrNull(s.devices.WiFiSSID), WiFiPassword: textOrNull(s.devices.WiFiPassword),

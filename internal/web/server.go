@@ -3,6 +3,7 @@
 package web
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"sync/atomic"
@@ -66,6 +67,9 @@ type Options struct {
 
 	// Rotation rotates the credentials of devices. Nil: nobody does.
 	Rotation *rotation.Runner
+
+	// Links give out the credentials of devices. Nil: there are none.
+	Links *registry.Links
 }
 
 // Server answers HTTP requests.
@@ -93,7 +97,14 @@ type Server struct {
 	overview    *overview.Recorder
 	devices     Devices
 	rotation    *rotation.Runner
+	links       *registry.Links
+	linkGuesses access.Throttle
+	importing   chan struct{} // has room for the imports that may run at once
 	page        http.Handler
+
+	// packageSecret returns a device and the secret that it is to be provisioned
+	// with now. Every package comes by it.
+	packageSecret func(ctx context.Context, id int64) (fleet.Device, string, error)
 
 	handler, internal http.Handler
 	draining          atomic.Bool
@@ -117,9 +128,14 @@ func New(o Options) *Server {
 		overview:    o.Overview,
 		devices:     o.Devices,
 		rotation:    o.Rotation,
+		links:       o.Links,
+		importing:   make(chan struct{}, maxImports),
 		gatherer:    prometheus.NewRegistry(),
 	}
 	var register prometheus.Registerer // a nil *Registry in it would not be nil
+	if o.Registry != nil {
+		s.packageSecret = o.Registry.Secret
+	}
 	if o.Metrics != nil {
 		s.gatherer, register = o.Metrics, o.Metrics
 	}
