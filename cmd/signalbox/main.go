@@ -39,6 +39,7 @@ type commandLine struct {
 	Logs        logsCommand        `cmd:"" help:"Print what devices said before, and follow them."`
 	DeadLetters deadLettersCommand `cmd:"" help:"Show the lines that Elasticsearch refused, and offer them again."`
 	Sim         simCommand         `cmd:"" help:"Simulate a fleet of devices."`
+	Devices     devicesCommand     `cmd:"" help:"List, make, import, export and provision devices."`
 	Import      importCommand      `cmd:"" help:"Copy old log lines from Elasticsearch into the history."`
 	User        userCommand        `cmd:"" help:"Add, change and list the people who may log in."`
 	Token       tokenCommand       `cmd:"" help:"Make, list and revoke API tokens for scripts."`
