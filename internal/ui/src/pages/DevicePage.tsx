@@ -20,6 +20,7 @@ import { Problem } from "../parts/Problem";
 import { FullPage, Page } from "../parts/Shell";
 import { useToast } from "../parts/toast";
 import { useUnsaved } from "../parts/unsaved";
+import { ProvisionDevice } from "../provisioning/ProvisionDevice";
 import "../device/settings.css";
 
 /** A device's facts and its configuration; without an id, the making of one. */
@@ -219,6 +220,7 @@ function Settings({ id }: { id: number }) {
                 <Link href={`/devices/new?from=${id}`} className="button">
                   Duplicate
                 </Link>
+                <ProvisionDevice device={d} />
                 <RevokeDevice device={d} />
                 <DeleteDevice device={d} />
               </div>

@@ -29,6 +29,7 @@ import { explain } from "../parts/explain";
 import { useKeys } from "../parts/keys";
 import { Problem } from "../parts/Problem";
 import { FullPage } from "../parts/Shell";
+import { ImportDevices } from "../provisioning/ImportDevices";
 import "../fleet/fleet.css";
 
 const none: readonly never[] = [];
@@ -122,6 +123,10 @@ export default function FleetPage() {
       <div className="fleet-top">
         <h1>Fleet</h1>
         <Summary rows={rows} view={view} setView={setView} loading={loading} />
+        <a className="button fleet-export" href="/api/devices/export" download="devices.csv">
+          Export<span className="wide"> CSV</span>
+        </a>
+        {editor && <ImportDevices />}
         {editor && (
           <Link href="/devices/new" className="button" aria-label="New device">
             New<span className="wide"> device</span>
