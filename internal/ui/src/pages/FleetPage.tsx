@@ -123,10 +123,12 @@ export default function FleetPage() {
       <div className="fleet-top">
         <h1>Fleet</h1>
         <Summary rows={rows} view={view} setView={setView} loading={loading} />
-        <a className="button fleet-export" href="/api/devices/export" download="devices.csv">
-          Export<span className="wide"> CSV</span>
-        </a>
-        {editor && <ImportDevices />}
+        <span className="wide fleet-many">
+          <a className="button" href="/api/devices/export" download="devices.csv">
+            Export CSV
+          </a>
+          {editor && <ImportDevices />}
+        </span>
         {editor && (
           <Link href="/devices/new" className="button" aria-label="New device">
             New<span className="wide"> device</span>

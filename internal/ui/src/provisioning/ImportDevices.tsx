@@ -7,13 +7,13 @@ import { explain } from "../parts/explain";
 import { fileFault, type ImportState, importDevices, ordered } from "./import";
 import "./provisioning.css";
 
-/** The way to the import and the export of devices. */
-export function ImportDevices() {
+/** The way to the import of devices. */
+export function ImportDevices({ name = "Import" }: { name?: string }) {
   const [open, setOpen] = useState(false);
   return (
     <>
-      <button type="button" className="button" aria-label="Import devices" onClick={() => setOpen(true)}>
-        Import
+      <button type="button" className="button" aria-label={`${name}: import devices`} onClick={() => setOpen(true)}>
+        {name}
       </button>
       {open && <Import onClose={() => setOpen(false)} />}
     </>
@@ -130,9 +130,7 @@ function Import({ onClose }: { onClose: () => void }) {
               (JSON) and <code>key</code> (of a device that has one). Nothing is made before you have seen what would
               be.
             </p>
-            <pre className="import-example">
-              {"model,name,entity_id,tags\nrelay,Hall,hall-1,ground north"}
-            </pre>
+            <pre className="import-example">{"model,name,entity_id,tags\nrelay,Hall,hall-1,ground north"}</pre>
           </>
         )}
         {error !== null && (
@@ -163,15 +161,11 @@ function Import({ onClose }: { onClose: () => void }) {
           {!busy && c && state && (
             <p>
               {step === "checked" ? (
-                <>
-                  <strong>{plural(c.ok, "device")} can be made</strong>
-                </>
+                <strong>{plural(c.ok, "device")} can be made</strong>
               ) : (
-                <>
-                  <strong>
-                    {plural(c.created, "device")} {c.created === 1 ? "was" : "were"} made
-                  </strong>
-                </>
+                <strong>
+                  {plural(c.created, "device")} {c.created === 1 ? "was" : "were"} made
+                </strong>
               )}
               {c.exists > 0 && `, ${count(c.exists)} there already`}
               {c.errors > 0 && (
