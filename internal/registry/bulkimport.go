@@ -98,6 +98,8 @@ func (i *Importer) Plan(ctx context.Context, l ImportLine) (NewDevice, ImportRes
 	}
 	if l.Key != "" {
 		i.keys[l.Key] = l.Number
+	} else if draft.EntityID == nil {
+		r.Warnings = append(r.Warnings, "It has neither a key nor an entity id: when it is imported again, it makes another device")
 	}
 	if draft.EntityID != nil {
 		id := *draft.EntityID
