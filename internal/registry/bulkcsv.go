@@ -257,7 +257,7 @@ func WriteDevices(w io.Writer, devices func(yield func(ExportedDevice) bool), wi
 			row = append(row, config)
 		}
 		for i := range row {
-			row[i] = guard(row[i])
+			row[i] = guard(strings.ReplaceAll(row[i], "\r", "")) // which would not come back in any case
 		}
 		if err = errors.Join(err, out.Write(row)); err != nil {
 			return err
