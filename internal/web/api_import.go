@@ -117,7 +117,7 @@ func (s *Server) importDevices(w http.ResponseWriter, r *http.Request) error {
 
 	out := newImportOutput(w, r, len(lines), dry)
 	var end importEnd
-	for result := range s.importLines(r, lines, models, dry, &end) {
+	for result := range s.importLines(r, lines, models, dry, out.idle, &end) {
 		end.Counts.add(result)
 		out.line(result)
 	}
@@ -134,14 +134,21 @@ func (s *Server) importDevices(w http.ResponseWriter, r *http.Request) error {
 
 // importLines yields what becomes of each line, in order. It decides about one after
 // the other and makes some at once. When the client goes, may not any more, or the
-// server stops, those that were begun are finished and no other is.
-func (s *Server) importLines(r *http.Request, lines []registry.ImportLine, models []fleet.Model, dry bool, end *importEnd) iter.Seq[registry.ImportResult] {
+// server stops, those that were begun are finished and no other is. idle is called
+// before it waits for one.
+func (s *Server) importLines(r *http.Request, lines []registry.ImportLine, models []fleet.Model, dry bool, idle func(), end *importEnd) iter.Seq[registry.ImportResult] {
 	return func(yield func(registry.ImportResult) bool) {
 		sc := s.scope(r)
 		importer := s.registry.NewImporter(sc.models(models), func(d fleet.DeviceRef) bool { return sc.sees(d) })
 		var under []chan registry.ImportResult // way
 		next := func() {
-			result := <-under[0]
+			var result registry.ImportResult
+			select {
+			case result = <-under[0]:
+			default:
+				idle()
+				result = <-under[0]
+			}
 			under = under[1:]
 			yield(result) // who ranges reads to the end
 		}
@@ -157,7 +164,8 @@ func (s *Server) importLines(r *http.Request, lines []registry.ImportLine, model
 			}
 			result := make(chan registry.ImportResult, 1)
 			under = append(under, result)
-			n, planned := importer.Plan(sc.changing(r.Context()), l)
+			ctx := sc.changing(context.WithoutCancel(r.Context())) // what is begun is finished
+			n, planned := importer.Plan(ctx, l)
 			if dry || planned.Status != registry.ImportOK {
 				result <- planned
 				for dry && len(under) > 0 {
@@ -165,7 +173,6 @@ func (s *Server) importLines(r *http.Request, lines []registry.ImportLine, model
 				}
 				continue
 			}
-			ctx := sc.changing(context.WithoutCancel(r.Context()))
 			go func() { result <- s.makeImported(ctx, r, importer, n, planned) }()
 		}
 		for len(under) > 0 {
@@ -291,6 +298,13 @@ func (o *importOutput) line(result registry.ImportResult) {
 	}
 	o.put(importedOnWire(result))
 	if time.Since(o.flushed) >= importFlush {
+		o.flush()
+	}
+}
+
+// idle sends what there is, since the next line may take its time.
+func (o *importOutput) idle() {
+	if o.stream && o.buf.Len() > 0 {
 		o.flush()
 	}
 }
