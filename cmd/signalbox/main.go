@@ -42,6 +42,7 @@ type commandLine struct {
 	Sim         simCommand         `cmd:"" help:"Simulate a fleet of devices."`
 	Rotation    rotationCommand    `cmd:"" help:"Show and direct the rotation of the devices' credentials."`
 	RotationJob rotationJobCommand `cmd:"" help:"Do one cycle of the rotation, for a cron job."`
+	Devices     devicesCommand     `cmd:"" help:"List, make, import, export and provision devices."`
 	Import      importCommand      `cmd:"" help:"Copy old log lines from Elasticsearch into the history."`
 	User        userCommand        `cmd:"" help:"Add, change and list the people who may log in."`
 	Token       tokenCommand       `cmd:"" help:"Make, list and revoke API tokens for scripts."`

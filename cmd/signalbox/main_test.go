@@ -206,8 +206,12 @@ func TestCompletion(t *testing.T) {
 			t.Errorf("%q:\n%s", line, diff)
 		}
 	}
-	f("", "serve", "tail", "logs", "dead-letters", "campaign", "sim", "import", "user", "token", "audit", "version", "completion")
+	f("", "serve", "tail", "logs", "dead-letters", "campaign", "sim", "rotation", "rotation-job", "devices", "import", "user", "token", "audit", "version", "completion")
 	f("ver", "version")
+	f("devices ", "list", "create", "import", "export", "package", "link", "revoke", "restore", "delete")
+	f("devices package key1 --format ", "json", "nvs", "qr-terminal")
+	f("devices link key1 --for", "--format")
+	f("devices import --d", "--dry-run")
 	f("user ", "add", "list", "passwd", "roles", "disable", "enable", "remove")
 	f("token add --d", "--days", "--data-dir", "--database-url")
 	f("import --pass", "--password-file")

@@ -33,6 +33,7 @@ const (
 	Person Kind = "person" // somebody who logged in
 	Token  Kind = "token"  // a script with an API token of Signalbox, or with the token of a client of the provider
 	Device Kind = "device" // a device with its own token
+	Link   Kind = "link"   // whoever has a link to the credentials of a device; only in the audit
 )
 
 // Principal is somebody who proved who they are.

@@ -292,13 +292,15 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	all, allUnits := a.openFleet(db, rotating, schedule, nudger)
 	rotationUnits = append(rotationUnits, allUnits...)
 	campaigns, campaignUnits := a.openCampaigns(db, rotating, contacts(a.presence), func() { _ = nudger.Nudge("web") })
+	links := registry.NewLinks(db, log, nil)
+	rotationUnits = append(rotationUnits, unit{"links to credentials", links.Run})
 
 	recorder := overview.New(a.metrics, log)
 	a.web = web.New(web.Options{
 		Log: log, Registry: devices, Metrics: a.metrics, Identity: identity, CORSOrigins: cfg.CORSOrigins,
 		History: history, Undelivered: copied.dead, Streams: streams, Connections: connections, Nudger: nudger, Health: health, DrainKey: cfg.DrainAuthKey.Reveal(),
 		Activity: activity, Overview: recorder, Page: ui.Handler, Devices: credentials,
-		Rotation: rotating, Nonces: nonces, ConfigChanged: mail.configChanged, Campaigns: campaigns, Presence: a.presence,
+		Rotation: rotating, Nonces: nonces, ConfigChanged: mail.configChanged, Campaigns: campaigns, Presence: a.presence, Links: links,
 		Fleet: all, CriticalDays: cfg.RotationCriticalDays, InternalToken: cfg.InternalAPIToken.Reveal(),
 	})
 	public, err := a.listen("HTTP", cfg.Addr(), cfg.TLSCert, cfg.TLSKey, a.web.Handler())

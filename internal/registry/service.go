@@ -302,61 +302,7 @@ func (s *Service) CheckConfig(ctx context.Context, modelID int64, config string)
 // issuer is there before the device is. Errors: fleet.Invalid, fleet.NotFound for
 // the model, fleet.External for the issuer.
 func (s *Service) CreateDevice(ctx context.Context, modelID int64, config string) (fleet.Device, error) {
-	m, err := s.store.BareModel(ctx, modelID)
-	if err != nil {
-		return fleet.Device{}, err
-	}
-	settings, err := readConfig(m, config)
-	if err != nil {
-		return fleet.Device{}, err
-	}
-	var d fleet.Device
-	prepare := func() {
-		now := s.clock()
-		d = fleet.Device{
-			Key:             s.newKey(),
-			Model:           modelOfDevice(m),
-			Active:          true,
-			Config:          config,
-			Name:            settings.name,
-			EntityID:        settings.entityID,
-			EnableOTA:       settings.enableOTA,
-			Tags:            settings.tags,
-			Rotation:        fleet.RotationOK,
-			SecretCreatedAt: &now,
-			CreatedAt:       now,
-			UpdatedAt:       now,
-		}
-	}
-	create := func(q Queries) (_ Change, err error) {
-		if d.ID, err = q.InsertDevice(ctx, d); err != nil {
-			return Change{}, err
-		}
-		if s.issuer != nil {
-			err = keep(ctx, q, &d)
-		}
-		return Change{Kind: Created, After: d.Ref()}, err
-	}
-	for attempt := 1; ; attempt++ {
-		prepare()
-		// A key that is taken is known mostly; its client is not touched then.
-		if _, taken := s.dir.ByKey(d.Key); s.issuer != nil && !taken {
-			if err := s.reserve(ctx, &d); err != nil {
-				return fleet.Device{}, err
-			}
-		}
-		ch, err := s.write(ctx, create)
-		switch {
-		case err == nil:
-			s.warnShared(ctx, ch)
-			return d, nil
-		case fleet.KindOf(err) != fleet.Exists:
-			return fleet.Device{}, err
-		case attempt == keyAttempts:
-			// The caller named no key, so this is our fault and not theirs.
-			return fleet.Device{}, fleet.E(fleet.Internal, err, "no free device key in %d attempts", keyAttempts)
-		}
-	}
+	return s.Create(ctx, NewDevice{Model: modelID, Config: config, Active: true})
 }
 
 // UpdateDevice replaces a device's config and active flag. If its name changes,

@@ -74,6 +74,9 @@ func TestPostgres(t *testing.T) {
 	t.Run("presence", func(t *testing.T) {
 		conformance.Presence(t, func(t *testing.T) conformance.PresenceStore { return open(t, p.newDatabase()) })
 	})
+	t.Run("links", func(t *testing.T) {
+		conformance.Links(t, func(t *testing.T) conformance.LinkStore { return open(t, p.newDatabase()) })
+	})
 	t.Run("migrations", func(t *testing.T) {
 		dsn := p.newDatabase()
 		testMigrations(t, dsn, func() *sql.DB {

@@ -63,34 +63,23 @@ func (s *Server) syncClient(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// deviceCredentials is what a device is provisioned with.
-type deviceCredentials struct {
-	DeviceKey    string  `json:"device_key"`
-	ClientID     string  `json:"client_id"`
-	ClientSecret string  `json:"client_secret"`
-	TokenURL     *string `json:"token_url"`
-	BaseURL      *string `json:"base_url"`
-	MQTTURL      *string `json:"mqtt_url"`
-	WiFiSSID     *string `json:"wifi_ssid"`
-	WiFiPassword *string `json:"wifi_password"`
-}
-
 func (s *Server) showCredentials(w http.ResponseWriter, r *http.Request) error {
 	id, err := s.scopedID(r)
 	if err != nil {
 		return err
 	}
-	d, secret, err := s.deviceSecret(r.Context(), id)
+	audited(r.Context()).detail("format", registry.FormatJSON)
+	_, p, err := s.packageOf(r.Context(), id)
 	if err != nil {
 		return err
 	}
-	s.write(w, r, http.StatusOK, s.credentialsOf(d, secret))
+	s.write(w, r, http.StatusOK, p)
 	return nil
 }
 
-// deviceSecret returns a device with the secret to put into it by hand, also in
-// the middle of a rotation.
-func (s *Server) deviceSecret(ctx context.Context, id int64) (d fleet.Device, secret string, err error) {
+// packageSecret returns a device and the secret that it is to be provisioned with
+// now, also in the middle of a rotation. Every package comes by it.
+func (s *Server) packageSecret(ctx context.Context, id int64) (d fleet.Device, secret string, err error) {
 	d, secret, err = s.registry.Secret(ctx, id) // which sees to a device that has no client yet
 	if err == nil && s.rotation != nil {
 		secret, err = s.rotation.Package(ctx, id)
@@ -98,8 +87,8 @@ func (s *Server) deviceSecret(ctx context.Context, id int64) (d fleet.Device, se
 	return d, secret, err
 }
 
-func (s *Server) credentialsOf(d fleet.Device, secret string) deviceCredentials {
-	return deviceCredentials{
+func (s *Server) credentialsOf(d fleet.Device, secret string) registry.Package {
+	return registry.Package{
 		DeviceKey: d.Key, ClientID: d.ClientID(), ClientSecret: secret,
 		TokenURL: textOrNull(s.devices.TokenURL), BaseURL: textOrNull(s.devices.BaseURL), MQTTURL: textOrNull(s.devices.MQTTURL),
 		WiFiSSID: textOrNull(s.devices.WiFiSSID), WiFiPassword: textOrNull(s.devices.WiFiPassword),

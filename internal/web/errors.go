@@ -109,6 +109,9 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if limited, ok := errors.AsType[*access.TooManyAttempts](err); ok {
 		w.Header().Set("Retry-After", strconv.FormatInt(int64(math.Ceil(limited.RetryAfter.Seconds())), 10))
 	}
+	if s.refuseLink(w, r, a.status, body.Error) {
+		return
+	}
 	s.write(w, r, a.status, body)
 }
 

@@ -93,6 +93,17 @@ func (s *Server) routes() []route {
 		{"GET", "/api/devices/{id}/keycloak-status", viewer, "get_keycloak_status", "", s.showClient},
 		{"POST", "/api/devices/{id}/keycloak-sync", editor, "sync_keycloak_client", "device.sync", s.syncClient},
 		{"GET", "/api/devices/{id}/credentials", editor, "get_device_credentials", actionSecret, s.showCredentials},
+		{"GET", "/api/devices/{id}/provisioning", editor, "get_device_provisioning", actionSecret, s.showProvisioning},
+		{"GET", "/api/devices/{id}/provisioning.bin", editor, "get_device_provisioning", actionSecret, s.downloadProvisioning},
+		{"GET", "/api/devices/{id}/provisioning/qr", editor, "get_device_provisioning", actionSecret, s.showProvisioningQR},
+		{"GET", "/api/devices/{id}/provisioning-links", editor, "", "", s.listLinks},
+		{"POST", "/api/devices/{id}/provisioning-links", editor, "", "link.create", s.createLink},
+		{"DELETE", "/api/devices/{id}/provisioning-links/{lid}", editor, "", "link.delete", s.deleteLink},
+		{"GET", linkRoute, public, "", "", s.showLink},
+		{"POST", linkRoute, public, "", actionSecret, s.useLink},
+		{"POST", "/api/devices/import", editor, "import_devices", "devices.import", s.importDevices},
+		{"GET", "/api/devices/export", viewer, "export_devices", "devices.export", s.exportDevices},
+
 		{"PUT", "/api/devices/{id}/public-key", editor, "set_device_public_key", "device.key", s.setPublicKey},
 		{"POST", "/api/devices/{id}/revoke", editor, "revoke_device", "device.revoke", s.revokeDevice},
 		{"POST", "/api/devices/{id}/restore", editor, "restore_device", "device.restore", s.restoreDevice},
@@ -177,14 +188,28 @@ func (s *Server) mux(table []route) http.Handler {
 			allowed = append(allowed, "HEAD")
 		}
 		slices.Sort(allowed)
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		others := []string{pattern}
+		// Where another pattern has a name in place of the last part, neither that one
+		// with its method nor this one with any is the narrower: so each method by itself.
+		if wide := path.Dir(pattern) + "/{id}"; wide != pattern && methods[wide] != nil {
+			others = nil
+			for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
+				if !slices.Contains(methods[pattern], method) {
+					others = append(others, method+" "+pattern)
+				}
+			}
+		}
+		refuse := func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Allow", strings.Join(allowed, ", "))
 			if r.Method == http.MethodOptions {
 				w.WriteHeader(http.StatusNoContent)
 				return
 			}
 			s.fail(w, r, errMethod)
-		})
+		}
+		for _, other := range others {
+			mux.HandleFunc(other, refuse)
+		}
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The mux answers a path like //api/devices with a redirect, in HTML.

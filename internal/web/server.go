@@ -86,6 +86,8 @@ type Options struct {
 	Campaigns *rotation.Campaigns
 	// Presence knows which devices are there. Nil: nobody does.
 	Presence *presence.Tracker
+	// Links give out the credentials of devices. Nil: there are none.
+	Links *registry.Links
 }
 
 // Server answers HTTP requests.
@@ -118,6 +120,9 @@ type Server struct {
 	fleet       *rotation.Fleet
 	campaigns   *rotation.Campaigns
 	presence    *presence.Tracker
+	links       *registry.Links
+	linkGuesses access.Throttle
+	importing   chan struct{} // has room for the imports that may run at once
 	page        http.Handler
 
 	criticalDays  int
@@ -149,6 +154,8 @@ func New(o Options) *Server {
 		fleet:       o.Fleet,
 		campaigns:   o.Campaigns,
 		presence:    o.Presence,
+		links:       o.Links,
+		importing:   make(chan struct{}, maxImports),
 		gatherer:    prometheus.NewRegistry(),
 
 		criticalDays:  o.CriticalDays,

@@ -180,6 +180,20 @@ type PresenceSession struct {
 	Version  int64
 }
 
+type ProvisioningLink struct {
+	ID            int64
+	DeviceID      int64
+	TokenHash     string
+	Format        string
+	PartitionSize int64
+	CreatedBy     string
+	Maker         string
+	CreatedAt     int64
+	ExpiresAt     int64
+	UsedAt        int64
+	UsedFrom      string
+}
+
 type Revocation struct {
 	Subject   string
 	Session   string

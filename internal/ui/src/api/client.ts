@@ -31,6 +31,8 @@ interface Options {
   method?: "GET" | "POST" | "PUT" | "DELETE";
   query?: Query;
   body?: unknown;
+  /** Sent as it is, in place of a body; the headers say its type. */
+  raw?: Blob;
   headers?: Record<string, string>;
   signal?: AbortSignal;
   /** A 401 is an answer like any other: the request is about logging in itself. */
@@ -75,6 +77,8 @@ export async function send(path: string, o: Options = {}): Promise<Response> {
   if (o.body !== undefined) {
     headers["Content-Type"] = "application/json";
     init.body = JSON.stringify(o.body);
+  } else if (o.raw !== undefined) {
+    init.body = o.raw;
   }
   let answer: Response;
   for (let refused = false; ; ) {

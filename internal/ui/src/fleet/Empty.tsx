@@ -8,6 +8,7 @@ import { limitWords, may } from "../identity/roles";
 import { FirstLineCommands } from "../logs/FirstLine";
 import { publish } from "../logs/publish";
 import { Copy } from "../parts/Copy";
+import { ImportDevices } from "../provisioning/ImportDevices";
 import type { FleetRow } from "./rows";
 import { fleetStore } from "./store";
 
@@ -102,7 +103,8 @@ export function Welcome({ models }: { models: readonly ModelSummary[] }) {
             />
             <Link href="/devices/new" className={model ? "button primary" : "button"}>
               New device
-            </Link>
+            </Link>{" "}
+            {model && <ImportDevices />}
           </li>
           <li>
             <h2>Send its first line</h2>

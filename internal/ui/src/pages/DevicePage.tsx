@@ -20,6 +20,8 @@ import { Problem } from "../parts/Problem";
 import { FullPage, Page } from "../parts/Shell";
 import { useToast } from "../parts/toast";
 import { useUnsaved } from "../parts/unsaved";
+import { ImportDevices } from "../provisioning/ImportDevices";
+import { ProvisionDevice } from "../provisioning/ProvisionDevice";
 import "../device/settings.css";
 
 /** A device's facts and its configuration; without an id, the making of one. */
@@ -219,6 +221,7 @@ function Settings({ id }: { id: number }) {
                 <Link href={`/devices/new?from=${id}`} className="button">
                   Duplicate
                 </Link>
+                <ProvisionDevice device={d} />
                 <RevokeDevice device={d} />
                 <DeleteDevice device={d} />
               </div>
@@ -384,7 +387,8 @@ function DeviceForm({
         <span className="crumb" aria-hidden="true">
           /
         </span>
-        <h1>{original ? `Duplicate of ${deviceTitle(original)}` : "New device"}</h1>
+        <h1 className="grow">{original ? `Duplicate of ${deviceTitle(original)}` : "New device"}</h1>
+        {!original && <ImportDevices name="Many at once" />}
       </div>
       <div className="card new-device">
         <div className="field">

@@ -30,6 +30,7 @@ import { explain } from "../parts/explain";
 import { useKeys } from "../parts/keys";
 import { Problem } from "../parts/Problem";
 import { FullPage } from "../parts/Shell";
+import { ImportDevices } from "../provisioning/ImportDevices";
 import "../fleet/fleet.css";
 
 const none: readonly never[] = [];
@@ -124,6 +125,12 @@ export default function FleetPage() {
       <div className="fleet-top">
         <h1>Fleet</h1>
         <Summary rows={rows} view={view} setView={setView} loading={loading} />
+        <span className="wide fleet-many">
+          <a className="button" href="/api/devices/export" download="devices.csv">
+            Export CSV
+          </a>
+          {editor && <ImportDevices />}
+        </span>
         {editor && (
           <Link href="/devices/new" className="button" aria-label="New device">
             New<span className="wide"> device</span>

@@ -2,7 +2,7 @@ import { ApiError } from "../api/client";
 import { duration } from "./clock";
 
 /** What a failure is about. */
-export type Thing = "device" | "model" | "person" | "token" | "session" | "password" | "audit";
+export type Thing = "device" | "model" | "person" | "token" | "session" | "password" | "audit" | "file";
 
 /** A failure in plain words and with what can be done, as sentences; of which thing, for those that name it. */
 export function explain(error: unknown, thing: Thing): string {
@@ -20,6 +20,7 @@ export function explain(error: unknown, thing: Thing): string {
     case 401:
       return "The server does not take your login for this. Reload the page and log in again.";
     case 403:
+      if (thing === "file") return "You may look at devices but not make any. Ask for the role of an editor.";
       if (thing === "token") return `You may not do this. ${said}`;
       if (thing !== "device" && thing !== "model") return "Only an admin may do this. Ask one of them.";
       return `You may look at this ${thing} but not change it. Ask for the role of an editor.`;
@@ -31,6 +32,7 @@ export function explain(error: unknown, thing: Thing): string {
       if (error.code === "INVALID_OPERATION") return said;
       return `${said} Choose another one.`;
     case 413:
+      if (thing === "file") return said;
       return `It is too large: at most 256 KiB of JSON. ${said}`;
     case 429:
       return error.retryAfter === null
