@@ -29,6 +29,7 @@ import { explain } from "../parts/explain";
 import { useKeys } from "../parts/keys";
 import { Problem } from "../parts/Problem";
 import { FullPage } from "../parts/Shell";
+import { useLiveRotation } from "../rotation/live";
 import "../fleet/fleet.css";
 
 const none: readonly never[] = [];
@@ -47,6 +48,7 @@ export default function FleetPage() {
   const moved = useRef(0);
 
   useEffect(() => fleetStore.start(), []);
+  useLiveRotation([devicesQuery.queryKey], 5_000);
 
   // Devices that others made show themselves by what they do.
   const ids = useMemo(() => new Set(devices.data?.map((d) => d.id)), [devices.data]);

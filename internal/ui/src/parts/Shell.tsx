@@ -23,6 +23,7 @@ const places: Place[] = [
   { href: "/", name: "Fleet", at: (path) => path === "/" || path.startsWith("/devices") },
   { href: "/logs", name: "Logs", at: (path) => path.startsWith("/logs") },
   { href: "/models", name: "Models", at: (path) => path.startsWith("/models") },
+  { href: "/rotation", name: "Rotation", at: (path) => path.startsWith("/rotation") },
   { href: "/overview", name: "Overview", at: (path) => path.startsWith("/overview"), whole: true },
   { href: "/people", name: "People", at: (path) => path.startsWith("/people"), admin: true },
   { href: "/audit", name: "Audit", at: (path) => path.startsWith("/audit"), admin: true },

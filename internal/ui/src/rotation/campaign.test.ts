@@ -189,19 +189,22 @@ describe("a campaign as it runs", () => {
     expect(f({ waves: [], counts: counts({ total: 1, in_flight: 1 }) })).toBe(
       "1 device is being rotated, at most 5 at once.",
     );
-    expect(f({ state: "waiting", next_window_at: "2026-07-04T22:00:00Z", state_reason: "Outside its windows." })).toBe(
-      "Goes on today 22:00 UTC: outside its windows.",
+    const next = "2026-07-04T22:00:00Z";
+    expect(f({ state: "waiting", next_window_at: next, state_reason: "outside its windows" })).toBe(
+      "Goes on today 22:00 UTC; until then it is outside its windows.",
     );
-    expect(f({ state: "waiting", state_reason: "Pause between waves" })).toBe("Pause between waves.");
-    expect(f({ state: "paused", state_reason: "25 % failed" })).toBe(
-      "25 % failed. No further device begins; what is in flight goes on.",
+    expect(f({ state: "waiting", state_reason: "the pause before the next wave" })).toBe(
+      "Waits: the pause before the next wave.",
+    );
+    expect(f({ state: "paused", state_reason: "a canary failed" })).toBe(
+      "Paused: a canary failed. No further device begins; what is in flight goes on.",
     );
     expect(f({ state: "done" })).toBe("41 of 120 devices have a new secret; 2 failed, and keep their old one.");
     expect(f({ state: "done", counts: counts({ total: 3, done: 3 }) })).toBe("All 3 devices have a new secret.");
     expect(f({ state: "done", counts: counts({ total: 3, done: 2, skipped: 1 }) })).toBe(
       "2 of 3 devices have a new secret.",
     );
-    expect(f({ state: "aborted" })).toBe("Somebody aborted it. 41 of 120 devices have a new secret.");
+    expect(f({ state: "aborted" })).toBe("Aborted: somebody wanted it so. 41 of 120 devices have a new secret.");
   });
   test("shows how far it is", () => {
     expect(progressWords(c.counts)).toBe("41 of 120 done, 2 failed, 5 in flight, 3 deferred");

@@ -239,12 +239,13 @@ export function campaignSentence(c: Campaign, zone: string, now: number): string
       return text[0]?.toUpperCase() + text.slice(1);
     }
     case "waiting": {
-      if (c.next_window_at !== null)
-        return `Goes on ${dueWords(c.next_window_at, zone, now)}${reason ? `: ${lower(reason)}` : ""}.`;
-      return reason === null ? "Waits for its next wave." : `${reason}.`;
+      if (c.next_window_at !== null) {
+        return `Goes on ${dueWords(c.next_window_at, zone, now)}; until then it is outside its windows.`;
+      }
+      return `Waits: ${reason ?? "for its next wave"}.`;
     }
     case "paused":
-      return `${reason ?? "Somebody paused it"}. No further device begins; what is in flight goes on.`;
+      return `Paused: ${reason ?? "somebody wanted it so"}. No further device begins; what is in flight goes on.`;
     case "done":
       return n.failed > 0
         ? `${n.done.toLocaleString("en")} of ${plural(n.total, "device")} have a new secret; ${n.failed.toLocaleString("en")} failed, and keep their old one.`
@@ -252,11 +253,9 @@ export function campaignSentence(c: Campaign, zone: string, now: number): string
           ? `${n.total === 1 ? "The device has" : `All ${plural(n.total, "device")} have`} a new secret.`
           : `${n.done.toLocaleString("en")} of ${plural(n.total, "device")} have a new secret.`;
     default:
-      return `${reason ?? "Somebody aborted it"}. ${n.done.toLocaleString("en")} of ${plural(n.total, "device")} have a new secret.`;
+      return `Aborted: ${reason ?? "somebody wanted it so"}. ${n.done.toLocaleString("en")} of ${plural(n.total, "device")} have a new secret.`;
   }
 }
-
-const lower = (text: string) => (text[0] ?? "").toLowerCase() + text.slice(1);
 
 /** A part of a bar, in percent of it. */
 export interface Part {

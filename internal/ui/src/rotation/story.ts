@@ -19,28 +19,26 @@ export interface Stretch {
   late: boolean;
 }
 
-/** The time that an attempt covers, cut into stretches; one that goes on ends now. */
+/** The time that an attempt covers, cut into stretches. That of one that goes on ends now. */
 export function stretches(a: Pick<Attempt, "started_at" | "ended_at" | "steps">, now: number): Stretch[] {
   const at = moments(a);
   const first = at[0] ?? now;
   const last = at[at.length - 1] ?? now;
   const all: Stretch[] = [{ from: first - before, to: first, gap: false, late: true }];
-  for (let i = 1; i < at.length; i++) {
-    all.push(...between(at[i - 1] as number, at[i] as number, true));
-  }
-  const open = a.ended_at === null;
-  if (open && now > last) all.push(...between(last, now, true));
-  else all.push({ from: last, to: Math.min(last + after, Math.max(now, last)), gap: false, late: false });
+  for (let i = 1; i < at.length; i++) all.push(...between(at[i - 1] as number, at[i] as number));
+  // Of what goes on the newest lines count; of what is over, those that follow from it.
+  if (a.ended_at === null) all.push({ from: last, to: now, gap: false, late: true });
+  else all.push({ from: last, to: last + after, gap: false, late: false });
   return all.filter((s) => s.to > s.from);
 }
 
-function between(from: number, to: number, late: boolean): Stretch[] {
+function between(from: number, to: number): Stretch[] {
   // A gap that is shorter than what says so would hide more than it saves.
   if (to - from <= before + after + 10_000) return [{ from, to, gap: false, late: false }];
   return [
     { from, to: from + after, gap: false, late: false },
     { from: from + after, to: to - before, gap: true, late: false },
-    { from: to - before, to, gap: false, late },
+    { from: to - before, to, gap: false, late: true },
   ];
 }
 
