@@ -59,7 +59,7 @@ function One({ id }: { id: number }) {
   if (campaign.error instanceof ApiError && campaign.error.status === 404) return <Gone />;
   return (
     <Page title={c?.name ?? "Campaign"}>
-      <div className="page-head">
+      <div className="page-head rot-head">
         <Link href="/rotation" className="crumb">
           Rotation
         </Link>
@@ -186,7 +186,7 @@ function Waves({ campaign: c }: { campaign: Campaign }) {
           <li key={w.number} aria-current={c.ended_at === null && w.number === c.wave ? "step" : undefined}>
             <span className="rot-wave-name">
               Wave {w.number}
-              {w.number === 1 && c.options?.canary ? <span className="hint"> canary</span> : null}
+              {w.number === 1 && (c.options?.canary?.count ?? 0) > 0 ? <span className="hint"> canary</span> : null}
             </span>
             <Bar parts={partsOfWave(w)} />
             <span className="hint">{waveWords(w)}</span>
@@ -201,7 +201,7 @@ function Waves({ campaign: c }: { campaign: Campaign }) {
 function Facts({ campaign: c }: { campaign: Campaign }) {
   const o = c.options;
   const facts: [string, React.ReactNode][] = [
-    ["Which", o?.selection ? selectionWords(o.selection) : "not known"],
+    ["Which", o?.selection ? selectionWords(o.selection, o.device_ids_count) : "not known"],
     ["At once", `${c.in_flight_limit.toLocaleString("en")} ${c.in_flight_limit === 1 ? "device" : "devices"}`],
     [
       "Times",

@@ -505,7 +505,7 @@ function When({
                     key={d}
                     type="button"
                     className="button"
-                    aria-label={long}
+                    title={long}
                     aria-pressed={w.days.includes(d)}
                     onClick={() =>
                       change(i, { days: w.days.includes(d) ? w.days.filter((x) => x !== d) : [...w.days, d].sort() })

@@ -13,7 +13,7 @@ interface Place {
   href: string;
   name: string;
   at: (path: string) => boolean;
-  /** Only for them; on a phone it is in the menu. */
+  /** Only for them; on a phone it is in the menu, as is what is of the whole fleet. */
   admin?: true;
   /** It is of the whole fleet, and not for those who see only a part. */
   whole?: true;
@@ -47,7 +47,7 @@ export function Shell({ children }: { children: ReactNode }) {
               <Link
                 key={p.href}
                 href={p.href}
-                className={p.admin && "admin-only"}
+                className={p.admin || p.whole ? "in-menu" : undefined}
                 aria-current={p.at(path) ? "page" : undefined}
               >
                 {p.name}

@@ -38,8 +38,18 @@ const acts: Record<
   },
 };
 
-/** What an editor can do about the rotation of a device now; nothing for others. */
-export function DeviceActions({ id, title, standing }: { id: number; title: string; standing: Standing }) {
+/** What an editor can do about the rotation of a device now; nothing for others. `quiet`: one of many beside each other. */
+export function DeviceActions({
+  id,
+  title,
+  standing,
+  quiet = false,
+}: {
+  id: number;
+  title: string;
+  standing: Standing;
+  quiet?: boolean;
+}) {
   const editor = useMay("editor");
   const queries = useQueryClient();
   const toast = useToast();
@@ -66,7 +76,7 @@ export function DeviceActions({ id, title, standing }: { id: number; title: stri
           <button
             key={what}
             type="button"
-            className="button"
+            className={quiet && what !== "retry" ? "button quiet" : "button"}
             title={acts[what].title}
             aria-label={`${acts[what].name} ${title}`}
             disabled={busy !== null}

@@ -111,10 +111,10 @@ export function DeviceTable({
               <th scope="col">Device</th>
               <th scope="col">State</th>
               <th scope="col" className="spare">
-                Secret is
+                Secret made
               </th>
               <th scope="col" className="spare">
-                Rotated
+                Last try
               </th>
               <th scope="col">
                 <span className="visually-hidden">What can be done</span>
@@ -158,31 +158,23 @@ function Row({ row: { device: d, title, group, person } }: { row: RotationRow })
       <td>
         {d.stuck ? (
           <span className="badge error">Stuck</span>
+        ) : quiet && d.active ? (
+          <span className="hint">OK</span>
         ) : (
           <DeviceState active={d.active || !quiet} rotation={d.rotation_state} />
         )}
         {group === "critical" && !person && <span className="visually-hidden"> critical</span>}
       </td>
       <td className="spare">
-        <Age at={d.secret_created_at} />
+        <Ago at={d.secret_created_at} never="not known" />
       </td>
       <td className="spare">
-        <Ago at={d.last_rotation_completed_at} />
+        <Ago at={d.last_rotation_attempt_at} never="–" />
       </td>
       <td className="rot-end">
-        <DeviceActions id={d.id} title={title} standing={standing} />
+        <DeviceActions id={d.id} title={title} standing={standing} quiet />
       </td>
     </tr>
-  );
-}
-
-/** How old something is, as a time that has passed. */
-function Age({ at }: { at: string | null }) {
-  if (at === null) return <span className="hint">not known</span>;
-  return (
-    <>
-      from <Ago at={at} />
-    </>
   );
 }
 

@@ -60,6 +60,7 @@ describe("the form", () => {
       name: "Spring",
       reason: "leaked",
       selection: { tags: ["lab"], secret_older_than_days: 90, states: ["TIMEOUT"], include_inactive: true },
+      canary: { count: 0 },
       wave_size: 50,
       in_flight: 20,
       pause_failure_rate: 0.05,
@@ -204,7 +205,8 @@ describe("a campaign as it runs", () => {
     expect(f({ state: "done", counts: counts({ total: 3, done: 2, skipped: 1 }) })).toBe(
       "2 of 3 devices have a new secret.",
     );
-    expect(f({ state: "aborted" })).toBe("Aborted: somebody wanted it so. 41 of 120 devices have a new secret.");
+    expect(f({ state: "aborted", state_reason: "aborted by Ed" })).toMatch(/^Aborted by Ed\. 41/);
+    expect(f({ state: "aborted" })).toBe("Aborted. 41 of 120 devices have a new secret.");
   });
   test("shows how far it is", () => {
     expect(progressWords(c.counts)).toBe("41 of 120 done, 2 failed, 5 in flight, 3 deferred");

@@ -139,7 +139,7 @@ export function readForm(
     defer_offline: f.deferOffline,
   };
   if (f.reason.trim() !== "") request.reason = f.reason.trim();
-  if (canary > 0) request.canary = { count: canary };
+  request.canary = { count: canary }; // without it the server takes one
   if (f.deferOffline) request.defer_hours = whole("deferHours", 1, 24 * 365, 72);
   if (f.windowed) {
     request.windows = f.windows;
@@ -182,10 +182,10 @@ export function windowWords(w: CampaignWindow): string {
 
 const plural = (n: number, one: string, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 
-/** What was selected, in words. */
-export function selectionWords(s: Selection): string {
+/** What was selected, in words; `chosen` is how many devices were, where not all of them are told. */
+export function selectionWords(s: Selection, chosen = s.device_ids?.length ?? 0): string {
   const parts: string[] = [];
-  if (s.device_ids?.length) parts.push(plural(s.device_ids.length, "chosen device"));
+  if (chosen > 0) parts.push(plural(chosen, "chosen device"));
   if (s.model_ids?.length) parts.push(`devices of ${plural(s.model_ids.length, "model")}`);
   if (s.tags?.length) parts.push(`devices tagged ${s.tags.join(" or ")}`);
   let text = parts.length === 0 ? "all devices" : parts.join(", ");
@@ -245,7 +245,7 @@ export function campaignSentence(c: Campaign, zone: string, now: number): string
       return `Waits: ${reason ?? "for its next wave"}.`;
     }
     case "paused":
-      return `Paused: ${reason ?? "somebody wanted it so"}. No further device begins; what is in flight goes on.`;
+      return `${because("Paused", reason)}. No further device begins; what is in flight goes on.`;
     case "done":
       return n.failed > 0
         ? `${n.done.toLocaleString("en")} of ${plural(n.total, "device")} have a new secret; ${n.failed.toLocaleString("en")} failed, and keep their old one.`
@@ -253,8 +253,14 @@ export function campaignSentence(c: Campaign, zone: string, now: number): string
           ? `${n.total === 1 ? "The device has" : `All ${plural(n.total, "device")} have`} a new secret.`
           : `${n.done.toLocaleString("en")} of ${plural(n.total, "device")} have a new secret.`;
     default:
-      return `Aborted: ${reason ?? "somebody wanted it so"}. ${n.done.toLocaleString("en")} of ${plural(n.total, "device")} have a new secret.`;
+      return `${because("Aborted", reason)}. ${n.done.toLocaleString("en")} of ${plural(n.total, "device")} have a new secret.`;
   }
+}
+
+/** "Paused by Ed" and "Paused: a canary failed", whichever the server says. */
+function because(what: string, reason: string | null): string {
+  if (reason === null) return what;
+  return reason.toLowerCase().startsWith(what.toLowerCase()) ? what + reason.slice(what.length) : `${what}: ${reason}`;
 }
 
 /** A part of a bar, in percent of it. */

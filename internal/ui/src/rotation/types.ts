@@ -125,7 +125,7 @@ export interface Selection {
 /** The body of `POST /api/rotation/campaigns`. */
 export interface CampaignRequest {
   name: string;
-  reason?: string;
+  reason?: string | null;
   selection: Selection;
   canary?: { count: number };
   /** 0: the rest in one wave. */
@@ -189,7 +189,8 @@ export interface Campaign {
   counts: CampaignCounts;
   /** 0 to 1; null while nothing has ended. */
   failure_rate: number | null;
-  options: CampaignRequest;
+  /** As it was asked for, with what was left out; of a long list of devices only the first. */
+  options: CampaignRequest & { device_ids_count?: number };
 }
 
 export interface CampaignCounts {
@@ -220,5 +221,5 @@ export interface CampaignDevice {
 export interface CampaignDevices {
   devices: CampaignDevice[];
   /** What `after` asks for the next page by; null when there is none. */
-  next: number | string | null;
+  next: number | null;
 }

@@ -64,7 +64,7 @@ describe("a state in one sentence", () => {
     [
       "fetched",
       pending({ fetched_at: ago(3) }),
-      "The device has its new secret since 3 s; waiting for it to use it; times out in 4:48.",
+      "The device fetched its new secret 3 s ago, and has still to use it; times out in 4:48.",
     ],
     [
       "overdue",

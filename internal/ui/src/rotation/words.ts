@@ -117,7 +117,7 @@ export function sentence(s: Standing, now: number): string {
           if (s.fetched_at === null) {
             return `Waiting for the device to fetch its new secret${since(s.started_at, now)}${until(s.deadline, now)}.${tries}`;
           }
-          return `The device has its new secret${since(s.fetched_at, now)}; waiting for it to use it${until(s.deadline, now)}.${tries}`;
+          return `The device fetched its new secret ${countdown(now - time(s.fetched_at))} ago, and has still to use it${until(s.deadline, now)}.${tries}`;
       }
     case "TIMEOUT": {
       const what =
