@@ -179,6 +179,8 @@ describe("a step", () => {
       "believed",
       "withdrawn",
       "aborted",
+      "postponed",
+      "reset",
       "timed out",
       "failed",
       "stuck",
@@ -194,6 +196,10 @@ describe("a step", () => {
       "The identity provider takes one secret at a time, and was changed to the new secret.",
     );
     expect(f("withdrawn", "the old secret").says).toBe("The old secret was withdrawn. Only the new one works now.");
+    expect(f("postponed", "the device is revoked").says).toBe(
+      "The attempt waits for another turn: the device is revoked.",
+    );
+    expect(f("started", "its turn again").name).toBe("Goes on");
     expect(f("fetched", "again").says).toBe("The device fetched the new secret. (again)");
   });
   test("that it does not know is shown as it is", () => {
