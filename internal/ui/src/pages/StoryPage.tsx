@@ -89,7 +89,9 @@ function One({ id }: { id: number }) {
                     {what !== null && <p>{what}</p>}
                     <Facts story={s} />
                   </div>
-                  <DeviceActions id={id} title={name} standing={standing} />
+                  {!(d?.revoked && standing.rotation_state === "OK") && (
+                    <DeviceActions id={id} title={name} standing={standing} />
+                  )}
                 </>
               )}
             </section>

@@ -42,6 +42,7 @@ describe("a state in one sentence", () => {
   const table: [string, Standing, string][] = [
     ["new", fine, "In order: its secret was never rotated."],
     ["first secret", of({ secret_created_at: ago(7200) }), "In order: it has its first secret, which is 2 h old."],
+    ["just rotated", of({ completed_at: ago(0.2) }), "In order: its secret was last rotated just now."],
     ["rotated", of({ completed_at: ago(3 * 86_400) }), "In order: its secret was last rotated 3 d ago."],
     [
       "believed",

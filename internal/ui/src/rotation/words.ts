@@ -136,7 +136,8 @@ export function sentence(s: Standing, now: number): string {
       if (!s.active) return "Inactive: the rotation of the fleet leaves it out.";
       if (s.believed) return "Seems to use its new secret; the old one stays good beside it until that is certain.";
       const made = time(s.completed_at);
-      if (!Number.isNaN(made)) return `In order: its secret was last rotated ${duration(now - made)} ago.`;
+      if (!Number.isNaN(made))
+        return `In order: its secret was last rotated ${now - made < 1000 ? "just now" : `${duration(now - made)} ago`}.`;
       const first = time(s.secret_created_at);
       return Number.isNaN(first)
         ? "In order: its secret was never rotated."
