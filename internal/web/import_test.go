@@ -43,7 +43,7 @@ func (i imported) says() (lines []string) {
 	return lines
 }
 
-func (d *depot) load(who, csv string, dry bool) imported {
+func (d *stock) load(who, csv string, dry bool) imported {
 	d.t.Helper()
 	w := d.by(who, "POST", fmt.Sprintf("/api/devices/import?dry_run=%t", dry), csv, "Content-Type", "text/csv")
 	var got imported
@@ -54,7 +54,7 @@ func (d *depot) load(who, csv string, dry bool) imported {
 }
 
 func TestImport(t *testing.T) {
-	d := newDepot(t, nil)
+	d := newStock(t, nil)
 	const csv = "\ufeffmodel;name;entity_id;key;active\r\nthermostat;Küche;kitchen;;\r\nnope;X;x;;\r\nthermostat;Y;y;old12345;no\r\nthermostat;Z;kitchen;;\r\n"
 	f := func(dry bool, word string) imported {
 		t.Helper()
@@ -95,7 +95,7 @@ func TestImport(t *testing.T) {
 }
 
 func TestImportRefuses(t *testing.T) {
-	d := newDepot(t, nil)
+	d := newStock(t, nil)
 	f := func(body, kind string, status int, say string) {
 		t.Helper()
 		if w := d.by("ed", "POST", "/api/devices/import", body, "Content-Type", kind); w.Code != status || !strings.Contains(w.Body.String(), say) {
@@ -121,7 +121,7 @@ func TestImportRefuses(t *testing.T) {
 
 // Whoever is limited imports within their limit, and learns nothing of the rest.
 func TestImportWithinALimit(t *testing.T) {
-	d := newDepot(t, nil)
+	d := newStock(t, nil)
 	d.device(`{"deviceEntityId":"secret"}`)
 	d.device(`{"deviceEntityId":"own","tags":["north"]}`)
 	for _, dry := range []bool{true, false} {
@@ -145,7 +145,7 @@ func TestImportWithinALimit(t *testing.T) {
 // What is exported is what an import takes: here it is all there, elsewhere it can
 // all be made.
 func TestExport(t *testing.T) {
-	d := newDepot(t, nil)
+	d := newStock(t, nil)
 	for _, config := range []string{`{}`, `{"deviceName":"=cmd|' /C calc'!A0","deviceEntityId":"@e","tags":["b","a"]}`, `{"deviceName":"a\",\n;b"}`, `-7`, "{\n \"deviceName\": \"Küche\"\n}"} {
 		d.device(config)
 	}
@@ -160,7 +160,7 @@ func TestExport(t *testing.T) {
 	if got := d.load("ed", file, true); got.Counts["exists"] != 5 {
 		t.Errorf("%v", got.says())
 	}
-	other := newDepot(t, nil)
+	other := newStock(t, nil)
 	if got := other.load("ed", file, true); got.Counts["ok"] != 5 {
 		t.Errorf("%v", got.says())
 	}
@@ -194,7 +194,7 @@ func TestExport(t *testing.T) {
 // Progress is told while it is made; a client that goes away ends the import
 // behind the lines that were begun, and nothing is left half done.
 func TestImportStream(t *testing.T) {
-	d := newDepot(t, nil)
+	d := newStock(t, nil)
 	server := httptest.NewServer(d.server.Handler())
 	defer server.Close()
 	gate := make(chan struct{}, 100)
@@ -256,7 +256,7 @@ func TestImportStream(t *testing.T) {
 
 // Rights that end in the middle of an import end it.
 func TestImportOfSomebodyWhoMayNot(t *testing.T) {
-	d := newDepot(t, nil)
+	d := newStock(t, nil)
 	all, err := d.accounts.Accounts(t.Context())
 	if err != nil {
 		t.Fatal(err)

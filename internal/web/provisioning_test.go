@@ -80,8 +80,8 @@ func (v *vault) Clients(context.Context) iter.Seq2[registry.Client, error] {
 	return func(func(registry.Client, error) bool) {}
 }
 
-// depot is a site with devices to be provisioned, and people.
-type depot struct {
+// stock is a site with devices to be provisioned, and people.
+type stock struct {
 	*site
 	vault    *vault
 	accounts *access.Service
@@ -91,14 +91,14 @@ type depot struct {
 	tokens   map[string]string // of people
 }
 
-func newDepot(t *testing.T, change func(*web.Options)) *depot {
+func newStock(t *testing.T, change func(*web.Options)) *stock {
 	t.Helper()
 	db, err := sqlstore.Open(t.Context(), filepath.Join(t.TempDir(), "test.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { db.Close() })
-	d := &depot{vault: &vault{clients: map[string]bool{}}, tokens: map[string]string{}}
+	d := &stock{vault: &vault{clients: map[string]bool{}}, tokens: map[string]string{}}
 	service, err := registry.New(t.Context(), db, slog.New(slog.DiscardHandler), registry.WithIssuer(d.vault), registry.WithKeys(func() string {
 		return fmt.Sprintf("abc%05d", 12345+d.n.Add(1)-1)
 	}))
@@ -137,13 +137,13 @@ func newDepot(t *testing.T, change func(*web.Options)) *depot {
 }
 
 // by sends a request as somebody.
-func (d *depot) by(who, method, path, body string, headers ...string) *httptest.ResponseRecorder {
+func (d *stock) by(who, method, path, body string, headers ...string) *httptest.ResponseRecorder {
 	d.t.Helper()
 	return d.do(method, path, body, append([]string{"Authorization", "Bearer " + d.tokens[who]}, headers...)...)
 }
 
 // device makes one with that config.
-func (d *depot) device(config string) fleet.Device {
+func (d *stock) device(config string) fleet.Device {
 	d.t.Helper()
 	made, err := d.registry.CreateDevice(d.t.Context(), 1, config)
 	if err != nil {
@@ -153,7 +153,7 @@ func (d *depot) device(config string) fleet.Device {
 }
 
 // events returns those of an action, the newest first.
-func (d *depot) events(action string) (list []access.Event) {
+func (d *stock) events(action string) (list []access.Event) {
 	d.t.Helper()
 	for e, err := range d.accounts.Events(d.t.Context(), access.EventFilter{Action: action}) {
 		if err != nil {
@@ -166,7 +166,7 @@ func (d *depot) events(action string) (list []access.Event) {
 
 // The sums are of what Espressif's own tool writes for these values.
 func TestProvisioningGolden(t *testing.T) {
-	d := newDepot(t, nil)
+	d := newStock(t, nil)
 	if made := d.device(`{}`); made.ClientID() != "iotdevice-thermostat-abc12345" {
 		t.Fatal(made.ClientID())
 	}
@@ -198,7 +198,7 @@ func TestProvisioningGolden(t *testing.T) {
 }
 
 func TestProvisioningRefuses(t *testing.T) {
-	d := newDepot(t, nil)
+	d := newStock(t, nil)
 	d.device(`{}`)
 	f := func(who, path string, status int, say string) {
 		t.Helper()
@@ -224,7 +224,7 @@ func TestProvisioningRefuses(t *testing.T) {
 		t.Errorf("%+v", events)
 	}
 
-	bare := newDepot(t, func(o *web.Options) { o.Devices.WiFiSSID = "" })
+	bare := newStock(t, func(o *web.Options) { o.Devices.WiFiSSID = "" })
 	bare.device(`{}`)
 	if w := bare.by("ed", "GET", nvs+"?partition_size=12288", ""); w.Code != 400 || !strings.Contains(w.Body.String(), "Provisioning field 'wifi_ssid' is missing") {
 		t.Errorf("%d %s", w.Code, w.Body)
@@ -232,7 +232,7 @@ func TestProvisioningRefuses(t *testing.T) {
 }
 
 func TestProvisioningQR(t *testing.T) {
-	d := newDepot(t, nil)
+	d := newStock(t, nil)
 	d.device(`{}`)
 	w := d.by("ed", "GET", "/api/devices/1/provisioning/qr?format=png", "")
 	if w.Code != 200 || w.Header().Get("Content-Type") != "image/png" || w.Header().Get("Cache-Control") != "no-store" {
@@ -260,7 +260,7 @@ func TestProvisioningQR(t *testing.T) {
 }
 
 // link makes one and returns its path.
-func (d *depot) link(who string, device int64, more string) string {
+func (d *stock) link(who string, device int64, more string) string {
 	d.t.Helper()
 	w := d.by(who, "POST", fmt.Sprintf("/api/devices/%d/provisioning-links", device), `{"format":"json"`+more+`}`)
 	var made struct{ URL string }
@@ -277,7 +277,7 @@ func (d *depot) link(who string, device int64, more string) string {
 var browser = []string{"Accept", "text/html,application/xhtml+xml,*/*;q=0.8", "Sec-Fetch-Site", "same-origin"}
 
 func TestLinkByHTTP(t *testing.T) {
-	d := newDepot(t, nil)
+	d := newStock(t, nil)
 	d.device(`{"deviceName":"<b>Hall</b>"}`)
 	path := d.link("ed", 1, "")
 	w := d.by("ed", "GET", "/api/devices/1/provisioning-links", "")
@@ -356,7 +356,7 @@ func b64(b []byte) string {
 
 // Whatever is wrong with a link, the answer is the same.
 func TestLinkOver(t *testing.T) {
-	d := newDepot(t, nil)
+	d := newStock(t, nil)
 	want := problemJSON(fleet.NotFound, "This link is not valid: it was used, has expired, or never was")
 	over := func(why, path string) {
 		t.Helper()
@@ -393,7 +393,7 @@ func TestLinkOver(t *testing.T) {
 	}
 	over("deleted", path)
 
-	d = newDepot(t, nil) // the address above has to wait by now
+	d = newStock(t, nil) // the address above has to wait by now
 	for range 2 {
 		d.device(`{"tags":["north"]}`)
 	}
@@ -428,16 +428,16 @@ func TestLinkOver(t *testing.T) {
 
 // A link may what its maker may by now, and does not need their session.
 func TestLinkOfSomebodyWhoMayNot(t *testing.T) {
-	account := func(d *depot, name string) int64 {
+	account := func(d *stock, name string) int64 {
 		all, err := d.accounts.Accounts(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		return all[slices.IndexFunc(all, func(a access.Account) bool { return a.Username == name })].ID
 	}
-	f := func(name, who string, status int, change func(*depot) error) {
+	f := func(name, who string, status int, change func(*stock) error) {
 		t.Run(name, func(t *testing.T) {
-			d := newDepot(t, nil)
+			d := newStock(t, nil)
 			d.device(`{"tags":["north"]}`)
 			path := d.link(who, 1, "")
 			if err := change(d); err != nil {
@@ -448,13 +448,13 @@ func TestLinkOfSomebodyWhoMayNot(t *testing.T) {
 			}
 		})
 	}
-	change := func(who string, ch access.AccountChange) func(*depot) error {
-		return func(d *depot) error {
+	change := func(who string, ch access.AccountChange) func(*stock) error {
+		return func(d *stock) error {
 			_, err := d.accounts.ChangeAccount(t.Context(), account(d, who), ch)
 			return err
 		}
 	}
-	f("logged out", "ed", 200, func(d *depot) error {
+	f("logged out", "ed", 200, func(d *stock) error {
 		if w := d.by("ed", "POST", "/api/auth/logout", ""); w.Code != 204 {
 			return fmt.Errorf("%d %s", w.Code, w.Body)
 		}
@@ -464,17 +464,17 @@ func TestLinkOfSomebodyWhoMayNot(t *testing.T) {
 	f("a viewer now", "ed", 404, change("ed", access.AccountChange{Roles: &[]string{"viewer"}}))
 	f("of another part", "ed", 404, change("ed", access.AccountChange{Limit: &access.Limit{Tags: []string{"south"}}}))
 	f("of a part with it", "ed", 200, change("ed", access.AccountChange{Limit: &access.Limit{Tags: []string{"north"}}}))
-	f("deleted", "ed", 404, func(d *depot) error { return d.accounts.DeleteAccount(t.Context(), account(d, "ed")) })
-	f("the device left their part", "nora", 404, func(d *depot) error {
+	f("deleted", "ed", 404, func(d *stock) error { return d.accounts.DeleteAccount(t.Context(), account(d, "ed")) })
+	f("the device left their part", "nora", 404, func(d *stock) error {
 		_, err := d.registry.UpdateDevice(t.Context(), 1, `{}`, true)
 		return err
 	})
-	f("nothing changed", "nora", 200, func(*depot) error { return nil })
+	f("nothing changed", "nora", 200, func(*stock) error { return nil })
 }
 
 // Guessing is slowed down, and using a good link is not.
 func TestLinkThrottle(t *testing.T) {
-	d := newDepot(t, nil)
+	d := newStock(t, nil)
 	d.device(`{}`)
 	paths := []string{}
 	for range 3 {
@@ -500,7 +500,7 @@ func TestLinkThrottle(t *testing.T) {
 }
 
 func TestLinkFormats(t *testing.T) {
-	d := newDepot(t, nil)
+	d := newStock(t, nil)
 	d.device(`{}`)
 	make := func(body string) string {
 		t.Helper()

@@ -20,6 +20,10 @@ const SetupPage = lazy(() => import("./pages/SetupPage"));
 const LoginPage = lazy(() => import("./pages/LoginPage"));
 const LoginDonePage = lazy(async () => ({ default: (await import("./pages/LoginPage")).LoginDonePage }));
 const LoggedOutPage = lazy(async () => ({ default: (await import("./pages/LoginPage")).LoggedOutPage }));
+const RotationPage = lazy(() => import("./pages/RotationPage"));
+const NewCampaignPage = lazy(() => import("./pages/NewCampaignPage"));
+const CampaignPage = lazy(() => import("./pages/CampaignPage"));
+const StoryPage = lazy(() => import("./pages/StoryPage"));
 const OverviewPage = lazy(() => import("./pages/OverviewPage"));
 
 const queries = new QueryClient({
@@ -39,7 +43,10 @@ const queries = new QueryClient({
  *   /devices/new          a new device; ?from=7 is made like that one, ?model=3 is of that model
  *   /devices/7            one device: its log; ?at=<cursor> is one line
  *   /devices/7/settings   its facts and its configuration
+ *   /devices/7/rotation   where the rotation of its secret stands, and its attempts; ?attempt=3 is one of them
  *   /models, /models/3    device models; /models/new a new one, ?from=3 made like that one
+ *   /rotation             the rotation of all secrets; ?group=critical and ?q=… are a part of the devices
+ *   /rotation/campaigns/3 a campaign; /rotation/campaigns/new a new one, ?devices=1,2, ?models=3 or ?tags=lab of those
  *   /overview             the server itself
  *   /account              who somebody is here: sessions, password, API tokens
  *   /people, /audit       for admins: who may come here, and who did what; ?actor=… and so on is its filter
@@ -87,9 +94,13 @@ function Pages() {
       <Route path="/devices/new" component={DevicePage} />
       <Route path="/devices/:id" component={LogPage} />
       <Route path="/devices/:id/settings" component={DevicePage} />
+      <Route path="/devices/:id/rotation" component={StoryPage} />
       <Route path="/models" component={ModelsPage} />
       <Route path="/models/new" component={ModelPage} />
       <Route path="/models/:id" component={ModelPage} />
+      <Route path="/rotation" component={RotationPage} />
+      <Route path="/rotation/campaigns/new" component={NewCampaignPage} />
+      <Route path="/rotation/campaigns/:id" component={CampaignPage} />
       <Route path="/overview" component={OverviewPage} />
       <Route path="/account" component={AccountPage} />
       <Route path="/people" component={PeoplePage} />

@@ -74,6 +74,7 @@ export function DeviceFacts({ device: d }: { device: Device }) {
         </Fact>
         <Fact name="Rotation">
           <DeviceState active={d.active} rotation={d.rotation_state} />
+          <Link href={`/devices/${d.id}/rotation`}>its story</Link>
         </Fact>
         <Fact name="Access">
           {d.revoked ? (

@@ -284,15 +284,22 @@ const Row = memo(function Row(p: RowProps) {
         {seen && seen.watchers > 0 ? seen.watchers : <span className="none">–</span>}
       </span>
       <span role="gridcell" className="c-state">
-        {isFine(p.row) ? (
-          <span className="none">OK</span>
-        ) : (
-          <DeviceState active={device.active} rotation={device.rotation_state} revoked={device.revoked} />
-        )}
+        {isFine(p.row) ? <span className="none">OK</span> : <Standing device={device} />}
       </span>
     </div>
   );
 });
+
+/** What is not in order, which is also the way to what the rotation of the device did. */
+function Standing({ device: d }: { device: FleetRow["device"] }) {
+  const state = <DeviceState active={d.active} rotation={d.rotation_state} revoked={d.revoked} />;
+  if (d.rotation_state === "OK" || d.revoked) return state;
+  return (
+    <Link href={`/devices/${d.id}/rotation`} className="to-story" tabIndex={-1}>
+      {state}
+    </Link>
+  );
+}
 
 const Card = memo(function Card(p: RowProps) {
   const { device, title } = p.row;
@@ -316,9 +323,7 @@ const Card = memo(function Card(p: RowProps) {
           {title}
         </Link>
         <Here id={device.id} />
-        {!isFine(p.row) && (
-          <DeviceState active={device.active} rotation={device.rotation_state} revoked={device.revoked} />
-        )}
+        {!isFine(p.row) && <Standing device={device} />}
       </span>
       <span role="gridcell" className="c-when">
         {seen !== undefined && seen.errors_hour > 0 && <Errors count={seen.errors_hour} />}

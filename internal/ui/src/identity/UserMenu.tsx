@@ -89,6 +89,11 @@ export function UserMenu() {
             Your account
           </Link>
         )}
+        {narrow && !self.limit && (
+          <Link href="/overview" aria-current={path === "/overview" ? "page" : undefined}>
+            Overview
+          </Link>
+        )}
         {admin && narrow && (
           <>
             <Link href="/people" aria-current={path === "/people" ? "page" : undefined}>

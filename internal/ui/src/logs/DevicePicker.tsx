@@ -2,6 +2,7 @@ import { useId, useMemo, useState } from "react";
 import type { DeviceSummary } from "../api/types";
 import { Dialog } from "../parts/Dialog";
 import { plural } from "./text";
+import "./log.css";
 
 const mostShown = 100;
 
@@ -20,11 +21,14 @@ export function DevicePicker({
   chosen,
   onChange,
   onClose,
+  none = "Whole fleet",
 }: {
   devices: readonly DeviceSummary[];
   chosen: readonly number[];
   onChange: (chosen: number[]) => void;
   onClose: () => void;
+  /** What it means that none is chosen. */
+  none?: string;
 }) {
   const id = useId();
   const [text, setText] = useState("");
@@ -70,7 +74,7 @@ export function DevicePicker({
       </div>
       <div className="actions">
         <button type="button" className="button" disabled={chosen.length === 0} onClick={() => onChange([])}>
-          Whole fleet
+          {none}
         </button>
         <button type="button" className="button primary" onClick={onClose}>
           Done

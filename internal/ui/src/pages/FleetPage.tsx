@@ -31,6 +31,7 @@ import { useKeys } from "../parts/keys";
 import { Problem } from "../parts/Problem";
 import { FullPage } from "../parts/Shell";
 import { ImportDevices } from "../provisioning/ImportDevices";
+import { useLiveRotation } from "../rotation/live";
 import "../fleet/fleet.css";
 
 const none: readonly never[] = [];
@@ -50,6 +51,7 @@ export default function FleetPage() {
 
   useEffect(() => fleetStore.start(), []);
   useEffect(() => presenceStore.start(), []);
+  useLiveRotation([devicesQuery.queryKey], 5_000);
 
   // Devices that others made show themselves by what they do.
   const ids = useMemo(() => new Set(devices.data?.map((d) => d.id)), [devices.data]);

@@ -13,10 +13,18 @@ export function deviceTitle(d: Pick<Device, "device_name" | "device_entity_id" |
 }
 
 /**
- * The head of a device's pages: who it is, and the way between its log and its settings. It is as high before the device is
+ * The head of a device's pages: who it is, and the way between its log, its rotation and its settings. It is as high before the device is
  * known as after. `children` stand at its end.
  */
-export function DeviceHead({ id, tab, children }: { id: number; tab: "log" | "settings"; children?: ReactNode }) {
+export function DeviceHead({
+  id,
+  tab,
+  children,
+}: {
+  id: number;
+  tab: "log" | "rotation" | "settings";
+  children?: ReactNode;
+}) {
   const { data: device } = useQuery(deviceQuery(id));
   const name = device && deviceTitle(device);
   return (
@@ -48,6 +56,9 @@ export function DeviceHead({ id, tab, children }: { id: number; tab: "log" | "se
       <nav className="tabs" aria-label="Of this device">
         <Link href={`/devices/${id}`} aria-current={tab === "log" ? "page" : undefined}>
           Log
+        </Link>
+        <Link href={`/devices/${id}/rotation`} aria-current={tab === "rotation" ? "page" : undefined}>
+          Rotation
         </Link>
         <Link href={`/devices/${id}/settings`} aria-current={tab === "settings" ? "page" : undefined}>
           Settings

@@ -13,7 +13,7 @@ interface Place {
   href: string;
   name: string;
   at: (path: string) => boolean;
-  /** Only for them; on a phone it is in the menu. */
+  /** Only for them; on a phone it is in the menu, as is what is of the whole fleet. */
   admin?: true;
   /** It is of the whole fleet, and not for those who see only a part. */
   whole?: true;
@@ -23,6 +23,7 @@ const places: Place[] = [
   { href: "/", name: "Fleet", at: (path) => path === "/" || path.startsWith("/devices") },
   { href: "/logs", name: "Logs", at: (path) => path.startsWith("/logs") },
   { href: "/models", name: "Models", at: (path) => path.startsWith("/models") },
+  { href: "/rotation", name: "Rotation", at: (path) => path.startsWith("/rotation") },
   { href: "/overview", name: "Overview", at: (path) => path.startsWith("/overview"), whole: true },
   { href: "/people", name: "People", at: (path) => path.startsWith("/people"), admin: true },
   { href: "/audit", name: "Audit", at: (path) => path.startsWith("/audit"), admin: true },
@@ -46,7 +47,7 @@ export function Shell({ children }: { children: ReactNode }) {
               <Link
                 key={p.href}
                 href={p.href}
-                className={p.admin && "admin-only"}
+                className={p.admin || p.whole ? "in-menu" : undefined}
                 aria-current={p.at(path) ? "page" : undefined}
               >
                 {p.name}

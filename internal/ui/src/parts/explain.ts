@@ -2,7 +2,17 @@ import { ApiError } from "../api/client";
 import { duration } from "./clock";
 
 /** What a failure is about. */
-export type Thing = "device" | "model" | "person" | "token" | "session" | "password" | "audit" | "file";
+export type Thing =
+  | "device"
+  | "model"
+  | "person"
+  | "token"
+  | "session"
+  | "password"
+  | "audit"
+  | "file"
+  | "rotation"
+  | "campaign";
 
 /** A failure in plain words and with what can be done, as sentences; of which thing, for those that name it. */
 export function explain(error: unknown, thing: Thing): string {
@@ -22,6 +32,9 @@ export function explain(error: unknown, thing: Thing): string {
     case 403:
       if (thing === "file") return "You may look at devices but not make any. Ask for the role of an editor.";
       if (thing === "token") return `You may not do this. ${said}`;
+      if (thing === "rotation" || thing === "campaign") {
+        return "You may look at this but not change it. Ask an admin for the role of an editor.";
+      }
       if (thing !== "device" && thing !== "model") return "Only an admin may do this. Ask one of them.";
       return `You may look at this ${thing} but not change it. Ask for the role of an editor.`;
     case 404:
@@ -30,6 +43,9 @@ export function explain(error: unknown, thing: Thing): string {
         : "The server does not know this request. Is it of another version than the page? Reload the page.";
     case 409:
       if (error.code === "INVALID_OPERATION") return said;
+      if (thing === "rotation" || thing === "campaign") {
+        return `${said} Something changed it meanwhile: look at how it stands now.`;
+      }
       return `${said} Choose another one.`;
     case 413:
       if (thing === "file") return said;
