@@ -10,6 +10,30 @@ import (
 	"database/sql"
 )
 
+const adoptPending = `-- name: AdoptPending :exec
+UPDATE devices SET rotation_state = 'TIMEOUT'
+WHERE rotation_state = 'PENDING' AND EXISTS (SELECT 1 FROM rotations r WHERE r.device_id = devices.id AND r.wire = 'TIMEOUT')
+`
+
+func (q *Queries) AdoptPending(ctx context.Context) error {
+	_, err := q.db.ExecContext(ctx, adoptPending)
+	return err
+}
+
+const adoptRotations = `-- name: AdoptRotations :exec
+INSERT INTO rotations (device_id, version, wire, state, old_sealed, new_sealed, old_name, new_name, secret_at, new_at,
+                       actor, reason, campaign, urgent, holder, held_until, todo_at, tries, trouble, stuck, due_at, slot_until)
+SELECT d.id, 1, CASE WHEN d.rotation_state = 'QUEUED' THEN 'QUEUED' ELSE 'TIMEOUT' END, '{}', '', '', '', '',
+       COALESCE(d.secret_created_at, 0), 0, '', 'begun by another system', 0, FALSE, '', 0, 0, 0, '', FALSE, 0, 0
+FROM devices d
+WHERE d.rotation_state IN ('QUEUED', 'PENDING') AND NOT EXISTS (SELECT 1 FROM rotations r WHERE r.device_id = d.id)
+`
+
+func (q *Queries) AdoptRotations(ctx context.Context) error {
+	_, err := q.db.ExecContext(ctx, adoptRotations)
+	return err
+}
+
 const countRotations = `-- name: CountRotations :many
 SELECT rotation_state, count(*) AS devices FROM devices GROUP BY rotation_state
 `
