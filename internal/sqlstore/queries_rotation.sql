@@ -102,3 +102,22 @@ WHERE name = 'runner' AND (holder = sqlc.arg(mine) OR until <= sqlc.arg(now));
 
 -- name: DropRotationLease :exec
 UPDATE rotation_lease SET until = 0 WHERE name = 'runner' AND holder = sqlc.arg(holder);
+
+-- name: ListSealedSecrets :many
+SELECT id, client_id, sealed FROM device_secrets ORDER BY id;
+
+-- name: SetSealedSecret :exec
+UPDATE device_secrets SET sealed = sqlc.arg(sealed) WHERE id = sqlc.arg(id);
+
+-- name: ListSealedKeys :many
+SELECT id, sealed FROM signing_keys ORDER BY id;
+
+-- name: SetSealedKey :exec
+UPDATE signing_keys SET sealed = sqlc.arg(sealed) WHERE id = sqlc.arg(id);
+
+-- name: ListSealedRotations :many
+SELECT device_id, old_sealed, new_sealed FROM rotations WHERE old_sealed <> '' OR new_sealed <> '' ORDER BY device_id;
+
+-- name: SetSealedRotation :exec
+UPDATE rotations SET version = version + 1, old_sealed = sqlc.arg(old_sealed), new_sealed = sqlc.arg(new_sealed)
+WHERE device_id = sqlc.arg(device_id);
