@@ -196,7 +196,7 @@ func TestCompletion(t *testing.T) {
 			t.Errorf("%q:\n%s", line, diff)
 		}
 	}
-	f("", "serve", "tail", "logs", "dead-letters", "sim", "import", "user", "token", "audit", "version", "completion")
+	f("", "serve", "tail", "logs", "dead-letters", "sim", "import", "user", "token", "audit", "secrets", "version", "completion")
 	f("ver", "version")
 	f("user ", "add", "list", "passwd", "roles", "disable", "enable", "remove")
 	f("token add --d", "--days", "--data-dir", "--database-url")
@@ -246,7 +246,7 @@ func TestCompletionScripts(t *testing.T) {
 	f("bash", `source <(signalbox completion bash)
 		try() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _signalbox; echo "${COMPREPLY[@]}"; }
 		complete -p signalbox > /dev/null
-		try signalbox se
+		try signalbox ser
 		try signalbox serve --log-format ''
 		try signalbox serve --log-format = t
 		try signalbox serve --log-format =
