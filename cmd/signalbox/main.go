@@ -47,6 +47,7 @@ type commandLine struct {
 	User        userCommand        `cmd:"" help:"Add, change and list the people who may log in."`
 	Token       tokenCommand       `cmd:"" help:"Make, list and revoke API tokens for scripts."`
 	Audit       auditCommand       `cmd:"" help:"Print who did what."`
+	Secrets     secretsCommand     `cmd:"" help:"Replace the key under which secrets are kept."`
 	Version     versionCommand     `cmd:"" help:"Print the version, the commit and the Go version."`
 	Completion  completionCommand  `cmd:"" help:"Print a script with which a shell completes commands and flags."`
 	Complete    completeCommand    `cmd:"" name:"__complete" hidden:"" passthrough:"" help:"Answer the completion script."`

@@ -206,7 +206,7 @@ func TestCompletion(t *testing.T) {
 			t.Errorf("%q:\n%s", line, diff)
 		}
 	}
-	f("", "serve", "tail", "logs", "dead-letters", "campaign", "sim", "rotation", "rotation-job", "devices", "import", "user", "token", "audit", "version", "completion")
+	f("", "serve", "tail", "logs", "dead-letters", "campaign", "sim", "rotation", "rotation-job", "devices", "import", "user", "token", "audit", "secrets", "version", "completion")
 	f("ver", "version")
 	f("devices ", "list", "create", "import", "export", "package", "link", "revoke", "restore", "delete")
 	f("devices package key1 --format ", "json", "nvs", "qr-terminal")
@@ -264,7 +264,7 @@ func TestCompletionScripts(t *testing.T) {
 	f("bash", `source <(signalbox completion bash)
 		try() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _signalbox; echo "${COMPREPLY[@]}"; }
 		complete -p signalbox > /dev/null
-		try signalbox se
+		try signalbox ser
 		try signalbox serve --log-format ''
 		try signalbox serve --log-format = t
 		try signalbox serve --log-format =

@@ -27,6 +27,7 @@ func Rotation(t *testing.T, open func(*testing.T) RotationStore) {
 	}
 	check("a device that is not there", rotationMissing)
 	check("a device that was never rotated", rotationFirst)
+	check("devices of another system", rotationAdopted)
 	check("round trip", rotationRoundTrip)
 	check("one of two commits", rotationConflict)
 	check("lists", rotationLists)
@@ -98,8 +99,41 @@ func rotationFirst(t *testing.T, s RotationStore) {
 	}
 	f("aaaaaaaa", fleet.RotationOK, fleet.RotationOK)
 	f("bbbbbbbb", fleet.RotationTimeout, fleet.RotationTimeout)
-	f("cccccccc", fleet.RotationPending, fleet.RotationOK) // nobody could finish it
-	f("dddddddd", fleet.RotationQueued, fleet.RotationOK)
+	f("cccccccc", fleet.RotationPending, fleet.RotationTimeout) // nobody can finish it
+	f("dddddddd", fleet.RotationQueued, fleet.RotationQueued)
+}
+
+// What another system left in the middle of a rotation.
+func rotationAdopted(t *testing.T, s RotationStore) {
+	model := insertModel(t, s, newModel("relay"))
+	ids := map[fleet.RotationState]int64{}
+	for n, state := range []fleet.RotationState{fleet.RotationOK, fleet.RotationQueued, fleet.RotationPending, fleet.RotationTimeout} {
+		d := newDevice(model, []string{"aaaaaaaa", "bbbbbbbb", "cccccccc", "dddddddd"}[n])
+		d.Rotation, d.SecretCreatedAt = state, new(epoch)
+		ids[state] = insertDevice(t, s, d)
+	}
+	for range 2 { // the second time there is nothing to do
+		if err := s.AdoptRotations(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		queued, err := s.QueuedRotations(t.Context(), 9)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, queued, []int64{ids[fleet.RotationQueued]})
+		f := func(was, want fleet.RotationState, version int64) {
+			t.Helper()
+			r := kept(t, s, ids[was])
+			d, err := s.Device(t.Context(), ids[was])
+			if err != nil || d.Rotation != want || r.State.Wire != want || r.Version != version || !r.SecretAt.Equal(epoch) {
+				t.Errorf("%s: %s, %+v, %v", was, d.Rotation, r, err)
+			}
+		}
+		f(fleet.RotationOK, fleet.RotationOK, 0)
+		f(fleet.RotationTimeout, fleet.RotationTimeout, 0)
+		f(fleet.RotationQueued, fleet.RotationQueued, 1)
+		f(fleet.RotationPending, fleet.RotationTimeout, 1)
+	}
 }
 
 func rotationRoundTrip(t *testing.T, s RotationStore) {

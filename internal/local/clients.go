@@ -79,7 +79,7 @@ func (i *Issuer) Secret(ctx context.Context, clientID string) (string, error) {
 		return "", fleet.ErrNotFound("Client", clientID)
 	}
 	s := c.Secrets[len(c.Secrets)-1]
-	text, err := i.opts.Box.Open(s.Sealed, aboutSecret(clientID, s.ID))
+	text, err := i.opts.Box.Open(s.Sealed, AboutSecret(clientID, s.ID))
 	if err != nil {
 		return "", fleet.E(fleet.Internal, wrongKey(err), "the secret cannot be read")
 	}
@@ -221,11 +221,12 @@ func (i *Issuer) use(ctx context.Context, clientID, jti string, expires, now tim
 }
 
 func (i *Issuer) seal(clientID string, id int64, text string) string {
-	return i.opts.Box.Seal(text, aboutSecret(clientID, id))
+	return i.opts.Box.Seal(text, AboutSecret(clientID, id))
 }
 
 // aboutSecret binds a sealed secret to its row.
-func aboutSecret(clientID string, id int64) string {
+// AboutSecret returns what a secret of a client is sealed about.
+func AboutSecret(clientID string, id int64) string {
 	return fmt.Sprintf("device secret %d of %s", id, clientID)
 }
 

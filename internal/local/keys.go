@@ -138,7 +138,7 @@ func (i *Issuer) newKey(from time.Time) (registry.KeyRecord, error) {
 	}
 	id := base64.RawURLEncoding.EncodeToString(sum[:12])
 	return registry.KeyRecord{
-		ID: id, Algorithm: string(algorithm), Sealed: i.opts.Box.Seal(base64.RawStdEncoding.EncodeToString(der), aboutKey(id)),
+		ID: id, Algorithm: string(algorithm), Sealed: i.opts.Box.Seal(base64.RawStdEncoding.EncodeToString(der), AboutKey(id)),
 		ActiveFrom: from, Lifetime: i.opts.Lifetime, CreatedAt: i.clock(),
 	}, nil
 }
@@ -150,7 +150,7 @@ func (i *Issuer) openKey(r registry.KeyRecord, have []*key) (*key, error) {
 			return &key{r, k.signer, k.public}, nil
 		}
 	}
-	text, err := i.opts.Box.Open(r.Sealed, aboutKey(r.ID))
+	text, err := i.opts.Box.Open(r.Sealed, AboutKey(r.ID))
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +176,8 @@ func (i *Issuer) openKey(r registry.KeyRecord, have []*key) (*key, error) {
 }
 
 // aboutKey binds a sealed key to its row.
-func aboutKey(id string) string { return "signing key " + id }
+// AboutKey returns what a signing key is sealed about.
+func AboutKey(id string) string { return "signing key " + id }
 
 // signing returns the key that signs now: the last one whose time has come.
 func (i *Issuer) signing(now time.Time) (*key, error) {

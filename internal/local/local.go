@@ -144,7 +144,7 @@ func (i *Issuer) checkBox() error {
 		if len(c.Secrets) == 0 {
 			continue
 		}
-		if _, err := i.opts.Box.Open(c.Secrets[0].Sealed, aboutSecret(id, c.Secrets[0].ID)); err != nil {
+		if _, err := i.opts.Box.Open(c.Secrets[0].Sealed, AboutSecret(id, c.Secrets[0].ID)); err != nil {
 			return wrongKey(err)
 		}
 		break

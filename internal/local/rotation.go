@@ -50,7 +50,7 @@ func (i *Issuer) setSecrets(ctx context.Context, clientID string, texts ...strin
 		now, changed := i.clock(), false
 		var kept []registry.SecretRecord
 		for _, s := range before.Secrets {
-			text, err := i.opts.Box.Open(s.Sealed, aboutSecret(clientID, s.ID))
+			text, err := i.opts.Box.Open(s.Sealed, AboutSecret(clientID, s.ID))
 			if err != nil {
 				return nil, fleet.E(fleet.Internal, wrongKey(err), "the secret cannot be read")
 			}

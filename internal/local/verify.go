@@ -133,11 +133,11 @@ func (i *Issuer) proveSecret(clientID, text string) (c *client, cred string) {
 	candidates := make([]one, 0, maxSecrets)
 	if c = i.client(clientID); c != nil {
 		for _, s := range c.Secrets {
-			candidates = append(candidates, one{s.Sealed, aboutSecret(clientID, s.ID), credOf(s.ID)})
+			candidates = append(candidates, one{s.Sealed, AboutSecret(clientID, s.ID), credOf(s.ID)})
 		}
 	}
 	for len(candidates) < maxSecrets { // as many for everybody
-		candidates = append(candidates, one{i.dummy, aboutSecret("", 0), ""})
+		candidates = append(candidates, one{i.dummy, AboutSecret("", 0), ""})
 	}
 	for _, s := range candidates { // all of them, whichever it is
 		plain, err := i.opts.Box.Open(s.sealed, s.about)

@@ -72,6 +72,10 @@ func (r *running) round(ctx context.Context) error {
 		}
 		r.until = until
 		if !led {
+			if err := r.opts.Store.AdoptRotations(ctx); err != nil {
+				r.until = time.Time{}
+				return err
+			}
 			if r.backlog, err = r.opts.Store.UnfinishedRotations(ctx); err != nil {
 				r.until = time.Time{}
 				return err

@@ -820,20 +820,21 @@ func clean(t time.Time) time.Time {
 	return t.UTC().Truncate(time.Microsecond)
 }
 
-func (r *Runner) seal(rec *Record, text string) string { return r.opts.Box.Seal(text, about(rec)) }
+func (r *Runner) seal(rec *Record, text string) string { return r.opts.Box.Seal(text, About(rec.Device)) }
 
 func (r *Runner) open(rec *Record, sealed string) (string, error) {
 	if sealed == "" {
 		return "", nil
 	}
-	text, err := r.opts.Box.Open(sealed, about(rec))
+	text, err := r.opts.Box.Open(sealed, About(rec.Device))
 	if err != nil {
 		return "", fleet.E(fleet.Internal, err, "the secret cannot be read")
 	}
 	return text, nil
 }
 
-func about(rec *Record) string { return fmt.Sprintf("rotation of device %d", rec.Device) }
+// About returns what the secrets of a device are sealed about.
+func About(device int64) string { return fmt.Sprintf("rotation of device %d", device) }
 
 // locks is one lock for each device that somebody is at.
 type locks struct {

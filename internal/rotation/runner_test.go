@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"signalbox/internal/fleet"
+	"signalbox/internal/registry"
 	"signalbox/internal/rotation"
 )
 
@@ -638,6 +639,45 @@ func TestAbortPostponed(t *testing.T) {
 		list, err := r.db.RotationAttempts(t.Context(), a.id, 9)
 		if err != nil || len(list) != 1 || list[0].Outcome != rotation.Aborted || list[0].EndedAt.IsZero() {
 			t.Errorf("%+v, %v", list, err)
+		}
+	})
+}
+
+// Devices that another system left in the middle of a rotation keep the secret
+// that they have: one that was queued is rotated, and of one that was pending a
+// person decides.
+func TestAdopted(t *testing.T) {
+	t.Parallel()
+	bubble(t, 2, nil, func(t *testing.T, r *rig, all []*sim) {
+		r.stop()
+		for n, state := range []fleet.RotationState{fleet.RotationQueued, fleet.RotationPending} {
+			if err := r.db.Tx(t.Context(), func(q registry.Queries) error {
+				d, err := q.Device(t.Context(), all[n].id)
+				if err != nil {
+					return err
+				}
+				d.Rotation = state
+				return q.UpdateDevice(t.Context(), d)
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.begin(-1, false)
+		until(t, all, func() bool { return !all[0].record().State.CompletedAt.IsZero() })
+		time.Sleep(2 * time.Minute)
+		first := all[1].secret
+		all[1].is(fleet.RotationTimeout, rotation.Idle)
+		if text, err := r.runner.Package(t.Context(), all[1].id); err != nil || text != first || !all[1].login() {
+			t.Errorf("not the secret that it has, %v", err)
+		}
+		if !all[1].queue() {
+			t.Error("a person is refused")
+		}
+		until(t, all, func() bool { return !all[1].record().State.CompletedAt.IsZero() })
+		for _, d := range all {
+			if !d.login() {
+				t.Error("locked out")
+			}
 		}
 	})
 }

@@ -112,6 +112,11 @@ type Store interface {
 	// another was committed since the record was read, and nothing was stored.
 	// fleet.TooMany: it would take a slot more than there are, and nothing was stored.
 	CommitRotation(ctx context.Context, c Change) (version int64, err error)
+	// AdoptRotations makes records for devices that say they are in a rotation and
+	// have none, as they come from another system. What was queued there is queued.
+	// What was pending is taken to have timed out: the device may have either of two
+	// secrets, of which one is not known here, so a person has to say what to do.
+	AdoptRotations(ctx context.Context) error
 	// DueRotations returns devices whose change was due at that time, the
 	// longest ago first.
 	DueRotations(ctx context.Context, now time.Time, limit int) ([]int64, error)

@@ -19,6 +19,18 @@ VALUES (sqlc.arg(device_id), 1, sqlc.arg(wire), sqlc.arg(state), sqlc.arg(old_se
         sqlc.arg(stuck), sqlc.arg(due_at), sqlc.arg(slot_until))
 ON CONFLICT (device_id) DO NOTHING;
 
+-- name: AdoptRotations :exec
+INSERT INTO rotations (device_id, version, wire, state, old_sealed, new_sealed, old_name, new_name, secret_at, new_at,
+                       actor, reason, campaign, urgent, holder, held_until, todo_at, tries, trouble, stuck, due_at, slot_until)
+SELECT d.id, 1, CASE WHEN d.rotation_state = 'QUEUED' THEN 'QUEUED' ELSE 'TIMEOUT' END, '{}', '', '', '', '',
+       COALESCE(d.secret_created_at, 0), 0, '', 'begun by another system', 0, FALSE, '', 0, 0, 0, '', FALSE, 0, 0
+FROM devices d
+WHERE d.rotation_state IN ('QUEUED', 'PENDING') AND NOT EXISTS (SELECT 1 FROM rotations r WHERE r.device_id = d.id);
+
+-- name: AdoptPending :exec
+UPDATE devices SET rotation_state = 'TIMEOUT'
+WHERE rotation_state = 'PENDING' AND EXISTS (SELECT 1 FROM rotations r WHERE r.device_id = devices.id AND r.wire = 'TIMEOUT');
+
 -- name: UpdateRotation :execrows
 UPDATE rotations
 SET version = version + 1, wire = sqlc.arg(wire), state = sqlc.arg(state), old_sealed = sqlc.arg(old_sealed),
@@ -90,3 +102,22 @@ WHERE name = 'runner' AND (holder = sqlc.arg(mine) OR until <= sqlc.arg(now));
 
 -- name: DropRotationLease :exec
 UPDATE rotation_lease SET until = 0 WHERE name = 'runner' AND holder = sqlc.arg(holder);
+
+-- name: ListSealedSecrets :many
+SELECT id, client_id, sealed FROM device_secrets ORDER BY id;
+
+-- name: SetSealedSecret :exec
+UPDATE device_secrets SET sealed = sqlc.arg(sealed) WHERE id = sqlc.arg(id);
+
+-- name: ListSealedKeys :many
+SELECT id, sealed FROM signing_keys ORDER BY id;
+
+-- name: SetSealedKey :exec
+UPDATE signing_keys SET sealed = sqlc.arg(sealed) WHERE id = sqlc.arg(id);
+
+-- name: ListSealedRotations :many
+SELECT device_id, old_sealed, new_sealed FROM rotations WHERE old_sealed <> '' OR new_sealed <> '' ORDER BY device_id;
+
+-- name: SetSealedRotation :exec
+UPDATE rotations SET version = version + 1, old_sealed = sqlc.arg(old_sealed), new_sealed = sqlc.arg(new_sealed)
+WHERE device_id = sqlc.arg(device_id);

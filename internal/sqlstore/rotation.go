@@ -26,9 +26,8 @@ func (d *DB) Rotation(ctx context.Context, device int64) (rotation.Record, error
 	r := rotation.Record{Device: device, ClientID: fleet.ClientID(of.Code, of.Key), Key: of.Key, Active: of.Active, Revoked: of.Revoked}
 	row, err := d.q.GetRotation(ctx, device)
 	if errors.Is(err, sql.ErrNoRows) {
-		// Before there were records nobody waited for it, nor could finish it.
-		r.State.Wire = fleet.RotationOK
-		if fleet.RotationState(of.RotationState) == fleet.RotationTimeout {
+		r.State.Wire = fleet.RotationState(of.RotationState)
+		if r.State.Wire == fleet.RotationPending { // of another system, and only that can finish it
 			r.State.Wire = fleet.RotationTimeout
 		}
 		r.State.StartedAt, r.State.CompletedAt = timeOf(of.LastRotationAttemptAt.Int64), timeOf(of.LastRotationCompletedAt.Int64)
@@ -173,6 +172,17 @@ func wire(s rotation.State) fleet.RotationState {
 
 func nullMicros(t time.Time) sql.NullInt64 {
 	return sql.NullInt64{Int64: micros(t), Valid: !t.IsZero()}
+}
+
+// AdoptRotations implements rotation.Store.
+func (d *DB) AdoptRotations(ctx context.Context) error {
+	return d.tx(ctx, func(tx *sql.Tx) error {
+		q := db.New(tx)
+		if err := q.AdoptRotations(ctx); err != nil {
+			return classify(err)
+		}
+		return classify(q.AdoptPending(ctx))
+	})
 }
 
 // DueRotations implements rotation.Store.

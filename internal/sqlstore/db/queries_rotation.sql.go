@@ -10,6 +10,30 @@ import (
 	"database/sql"
 )
 
+const adoptPending = `-- name: AdoptPending :exec
+UPDATE devices SET rotation_state = 'TIMEOUT'
+WHERE rotation_state = 'PENDING' AND EXISTS (SELECT 1 FROM rotations r WHERE r.device_id = devices.id AND r.wire = 'TIMEOUT')
+`
+
+func (q *Queries) AdoptPending(ctx context.Context) error {
+	_, err := q.db.ExecContext(ctx, adoptPending)
+	return err
+}
+
+const adoptRotations = `-- name: AdoptRotations :exec
+INSERT INTO rotations (device_id, version, wire, state, old_sealed, new_sealed, old_name, new_name, secret_at, new_at,
+                       actor, reason, campaign, urgent, holder, held_until, todo_at, tries, trouble, stuck, due_at, slot_until)
+SELECT d.id, 1, CASE WHEN d.rotation_state = 'QUEUED' THEN 'QUEUED' ELSE 'TIMEOUT' END, '{}', '', '', '', '',
+       COALESCE(d.secret_created_at, 0), 0, '', 'begun by another system', 0, FALSE, '', 0, 0, 0, '', FALSE, 0, 0
+FROM devices d
+WHERE d.rotation_state IN ('QUEUED', 'PENDING') AND NOT EXISTS (SELECT 1 FROM rotations r WHERE r.device_id = d.id)
+`
+
+func (q *Queries) AdoptRotations(ctx context.Context) error {
+	_, err := q.db.ExecContext(ctx, adoptRotations)
+	return err
+}
+
 const countRotations = `-- name: CountRotations :many
 SELECT rotation_state, count(*) AS devices FROM devices GROUP BY rotation_state
 `
@@ -446,6 +470,104 @@ func (q *Queries) ListRotationSteps(ctx context.Context, arg ListRotationStepsPa
 	return items, nil
 }
 
+const listSealedKeys = `-- name: ListSealedKeys :many
+SELECT id, sealed FROM signing_keys ORDER BY id
+`
+
+type ListSealedKeysRow struct {
+	ID     string
+	Sealed string
+}
+
+func (q *Queries) ListSealedKeys(ctx context.Context) ([]ListSealedKeysRow, error) {
+	rows, err := q.db.QueryContext(ctx, listSealedKeys)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListSealedKeysRow
+	for rows.Next() {
+		var i ListSealedKeysRow
+		if err := rows.Scan(&i.ID, &i.Sealed); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const listSealedRotations = `-- name: ListSealedRotations :many
+SELECT device_id, old_sealed, new_sealed FROM rotations WHERE old_sealed <> '' OR new_sealed <> '' ORDER BY device_id
+`
+
+type ListSealedRotationsRow struct {
+	DeviceID  int64
+	OldSealed string
+	NewSealed string
+}
+
+func (q *Queries) ListSealedRotations(ctx context.Context) ([]ListSealedRotationsRow, error) {
+	rows, err := q.db.QueryContext(ctx, listSealedRotations)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListSealedRotationsRow
+	for rows.Next() {
+		var i ListSealedRotationsRow
+		if err := rows.Scan(&i.DeviceID, &i.OldSealed, &i.NewSealed); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const listSealedSecrets = `-- name: ListSealedSecrets :many
+SELECT id, client_id, sealed FROM device_secrets ORDER BY id
+`
+
+type ListSealedSecretsRow struct {
+	ID       int64
+	ClientID string
+	Sealed   string
+}
+
+func (q *Queries) ListSealedSecrets(ctx context.Context) ([]ListSealedSecretsRow, error) {
+	rows, err := q.db.QueryContext(ctx, listSealedSecrets)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ListSealedSecretsRow
+	for rows.Next() {
+		var i ListSealedSecretsRow
+		if err := rows.Scan(&i.ID, &i.ClientID, &i.Sealed); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Close(); err != nil {
+		return nil, err
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const listUnfinishedRotations = `-- name: ListUnfinishedRotations :many
 SELECT device_id FROM rotations WHERE due_at > 0 AND todo_at > 0
 `
@@ -533,6 +655,50 @@ func (q *Queries) SetDeviceRotation(ctx context.Context, arg SetDeviceRotationPa
 		return 0, err
 	}
 	return result.RowsAffected()
+}
+
+const setSealedKey = `-- name: SetSealedKey :exec
+UPDATE signing_keys SET sealed = $1 WHERE id = $2
+`
+
+type SetSealedKeyParams struct {
+	Sealed string
+	ID     string
+}
+
+func (q *Queries) SetSealedKey(ctx context.Context, arg SetSealedKeyParams) error {
+	_, err := q.db.ExecContext(ctx, setSealedKey, arg.Sealed, arg.ID)
+	return err
+}
+
+const setSealedRotation = `-- name: SetSealedRotation :exec
+UPDATE rotations SET version = version + 1, old_sealed = $1, new_sealed = $2
+WHERE device_id = $3
+`
+
+type SetSealedRotationParams struct {
+	OldSealed string
+	NewSealed string
+	DeviceID  int64
+}
+
+func (q *Queries) SetSealedRotation(ctx context.Context, arg SetSealedRotationParams) error {
+	_, err := q.db.ExecContext(ctx, setSealedRotation, arg.OldSealed, arg.NewSealed, arg.DeviceID)
+	return err
+}
+
+const setSealedSecret = `-- name: SetSealedSecret :exec
+UPDATE device_secrets SET sealed = $1 WHERE id = $2
+`
+
+type SetSealedSecretParams struct {
+	Sealed string
+	ID     int64
+}
+
+func (q *Queries) SetSealedSecret(ctx context.Context, arg SetSealedSecretParams) error {
+	_, err := q.db.ExecContext(ctx, setSealedSecret, arg.Sealed, arg.ID)
+	return err
 }
 
 const takeRotationLease = `-- name: TakeRotationLease :execrows
