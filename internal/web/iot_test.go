@@ -13,6 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"signalbox/internal/access"
 	"signalbox/internal/web"
 )
 
@@ -345,4 +348,43 @@ func TestRotationProofInOpenMode(t *testing.T) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	r.await("OK")
+}
+
+// What a device reads of secrets is in the audit under its own name, once in a
+// while however often it asks.
+func TestDeviceIsInTheAudit(t *testing.T) {
+	accounts := newAccounts(t)
+	r := newRotating(t, func(o *web.Options) {
+		o.Identity = &web.Identity{Accounts: accounts, BaseURL: "http://example.com"}
+	})
+	for range 5 {
+		r.fetch()
+	}
+	r.rotate()
+	for range 5 {
+		r.fetch()
+	}
+	r.device("POST", "/api/iot/rotation/proof", proofOf(r.nonce().Nonce, "x"))
+	r.open = true
+	r.do("GET", "/api/iot/provisioning?device_key=aaaaaaaa", "")
+	r.do("GET", "/api/iot/provisioning?device_key=zzzzzzzz", "") // by nobody
+	var got []string
+	for e, err := range accounts.Events(t.Context(), access.EventFilter{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Kind == access.Device {
+			got = append(got, strings.Join([]string{e.Actor, e.Name, e.Action, e.Target, e.Label, e.Outcome, e.Address, e.Detail}, "|"))
+		}
+	}
+	const who = "iotdevice-relay-aaaaaaaa|Kitchen|"
+	want := []string{
+		who + `secret.read|device/1|aaaaaaaa|ok|192.0.2.1|{"proof":"none","rotation_state":"PENDING"}`,
+		who + `rotation.prove|device/1|aaaaaaaa|forbidden|192.0.2.1|`,
+		who + `secret.read|device/1|aaaaaaaa|ok|192.0.2.1|{"rotation_state":"PENDING"}`,
+		who + `secret.read|device/1|aaaaaaaa|ok|192.0.2.1|{"rotation_state":"OK"}`,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
 }
