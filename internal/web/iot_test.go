@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -386,5 +387,23 @@ func TestDeviceIsInTheAudit(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// The example that firmware is written by is right.
+func TestProofInTheDocs(t *testing.T) {
+	text, err := os.ReadFile("../../docs/DEVICES.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	field := func(name string) string {
+		_, rest, _ := strings.Cut(string(text), "\n"+name+" ")
+		line, _, _ := strings.Cut(rest, "\n")
+		return strings.TrimSpace(line)
+	}
+	nonce, secret := field("nonce"), field("secret")
+	body := strings.NewReplacer(`":"`, `": "`, `","`, `", "`).Replace(proofOf(nonce, secret))
+	if nonce == "" || secret == "" || !strings.Contains(string(text), "\n"+body+"\n") {
+		t.Errorf("with %q and %q the docs do not say %s", nonce, secret, body)
 	}
 }
