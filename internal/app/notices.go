@@ -285,10 +285,10 @@ func (m *mail) serve(ctx context.Context, b *mailbox) {
 			m.drop(b, l, err)
 		}
 	}
-	for l := range b.queue {
+	for _, l := range b.again {
 		deliver(l)
 	}
-	for _, l := range b.again {
+	for l := range b.queue {
 		deliver(l)
 	}
 }

@@ -209,6 +209,36 @@ func TestRecipe(t *testing.T) {
 		t.Error(diff)
 	}
 
+	// What lies there for a device it gets when it comes, until that is taken back.
+	notice := "iotsupport/" + devA + "/rotation"
+	for _, payload := range []string{"lies there", ""} {
+		if err := s.Publish(t.Context(), notice, 1, true, []byte(payload)); err != nil {
+			t.Fatal(err)
+		}
+		want := 1 // as it is there
+		if q := subscribe(a, notice); q != 1 {
+			t.Errorf("rotation: %#x", q)
+		}
+		if payload != "" {
+			want++ // as if it came now
+		}
+		for range want {
+			select {
+			case m := <-r.read:
+				if m != notice+" "+payload {
+					t.Errorf("got %q", m)
+				}
+			case <-time.After(patience):
+				t.Fatalf("%q was not read", payload)
+			}
+		}
+	}
+	select {
+	case m := <-r.read:
+		t.Errorf("got %q, which was taken back", m)
+	case <-time.After(200 * time.Millisecond):
+	}
+
 	// Nobody takes over the session of another.
 	if _, err := r.connect(devA, "secret of "+devA, devB, nil); !errors.Is(err, packets.ErrorRefusedNotAuthorised) {
 		t.Errorf("a device connected under the client id of another: %v", err)

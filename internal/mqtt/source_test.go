@@ -453,6 +453,41 @@ func TestRefusedConnectionsBackOff(t *testing.T) {
 	f("system CAs", "mqtts", b.TLS, mqtt.Config{Username: "u", Password: "p"})
 }
 
+// D46: who publishes right after the start waits for CONNACK and PUBACK, and does
+// not lose the message to a connection that is not there yet.
+func TestD46PublishWaitsForTheBroker(t *testing.T) {
+	versions(t, mosquittotest.Options{}, func(t *testing.T, b *mosquittotest.Broker, x *proxy) {
+		c := device(t, b.Addr)
+		got := make(chan string, 10)
+		wait(t, c.Subscribe("iotsupport/updates/#", 1, func(_ paho.Client, m paho.Message) { got <- string(m.Payload()) }))
+		x.cut(true) // the broker is not there yet
+		s := newSource(t, mqtt.Config{URL: "mqtt://" + x.addr})
+		sent := make(chan error, 1)
+		go func() { sent <- s.Publish(t.Context(), "iotsupport/updates/provisioning", 1, false, []byte("told")) }()
+		select {
+		case err := <-sent:
+			t.Fatalf("published to nobody: %v", err)
+		case <-time.After(300 * time.Millisecond):
+		}
+		x.cut(false)
+		if err := <-sent; err != nil {
+			t.Fatal(err)
+		}
+		// It was acknowledged; the process may end now.
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		select {
+		case m := <-got:
+			if m != "told" {
+				t.Errorf("got %q", m)
+			}
+		case <-time.After(patience):
+			t.Fatal("the device was not told")
+		}
+	})
+}
+
 func TestPublish(t *testing.T) {
 	versions(t, mosquittotest.Options{}, func(t *testing.T, b *mosquittotest.Broker, x *proxy) {
 		reg := prometheus.NewRegistry()

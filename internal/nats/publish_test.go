@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"fmt"
 	"math/big"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -80,8 +81,17 @@ func testPublish(t *testing.T, b *broker) {
 			return false
 		}
 	})
+	retained := func(want ...string) {
+		t.Helper()
+		got, err := b.server.Retained(t.Context(), "iot/+/rotation")
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("retained: %q, %v; want %q", got, err, want)
+		}
+	}
+	retained("iot/dev-b/rotation")
 	b.sayTo("iot/dev-b/rotation", true, "")
 	b.await("the retained message to be gone", func() bool { return len(late()) == 0 })
+	retained()
 	b.nothing(read, "of dev-b, read by dev-a")
 }
 
@@ -149,6 +159,9 @@ func TestPublishErrors(t *testing.T) {
 	// No listener, no broker.
 	none := startServer(t, t.TempDir(), "")
 	defer none.Close()
+	if topics, err := none.Retained(t.Context(), "iot/+/rotation"); err != nil || len(topics) > 0 {
+		t.Errorf("%q, %v", topics, err)
+	}
 	if err := none.Publish(t.Context(), "iot/x", 1, false, nil); fleet.KindOf(err) != fleet.Unavailable {
 		t.Error(err)
 	}

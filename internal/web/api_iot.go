@@ -55,10 +55,12 @@ func (s *Server) deviceProvisioning(w http.ResponseWriter, r *http.Request) erro
 // deviceFirmwareVersion answers a device with the version that its model is to
 // have.
 func (s *Server) deviceFirmwareVersion(w http.ResponseWriter, r *http.Request) error {
-	d, err := s.registry.Device(r.Context(), callingDevice(r).ID)
+	c := callingDevice(r)
+	d, err := s.registry.Device(r.Context(), c.ID)
 	if err != nil {
 		return err
 	}
+	s.seen(r, c)
 	w.Header().Set("Cache-Control", "no-cache")
 	s.write(w, r, http.StatusOK, struct {
 		Version *string `json:"firmware_version"`

@@ -9,10 +9,14 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"signalbox/internal/access"
 	"signalbox/internal/web"
 )
 
@@ -345,4 +349,61 @@ func TestRotationProofInOpenMode(t *testing.T) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
 	r.await("OK")
+}
+
+// What a device reads of secrets is in the audit under its own name, once in a
+// while however often it asks.
+func TestDeviceIsInTheAudit(t *testing.T) {
+	accounts := newAccounts(t)
+	r := newRotating(t, func(o *web.Options) {
+		o.Identity = &web.Identity{Accounts: accounts, BaseURL: "http://example.com"}
+	})
+	for range 5 {
+		r.fetch()
+	}
+	r.rotate()
+	for range 5 {
+		r.fetch()
+	}
+	r.device("POST", "/api/iot/rotation/proof", proofOf(r.nonce().Nonce, "x"))
+	r.open = true
+	r.do("GET", "/api/iot/provisioning?device_key=aaaaaaaa", "")
+	r.do("GET", "/api/iot/provisioning?device_key=zzzzzzzz", "") // by nobody
+	var got []string
+	for e, err := range accounts.Events(t.Context(), access.EventFilter{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Kind == access.Device {
+			got = append(got, strings.Join([]string{e.Actor, e.Name, e.Action, e.Target, e.Label, e.Outcome, e.Address, e.Detail}, "|"))
+		}
+	}
+	const who = "iotdevice-relay-aaaaaaaa|Kitchen|"
+	want := []string{
+		who + `secret.read|device/1|aaaaaaaa|ok|192.0.2.1|{"proof":"none","rotation_state":"PENDING"}`,
+		who + `rotation.prove|device/1|aaaaaaaa|forbidden|192.0.2.1|`,
+		who + `secret.read|device/1|aaaaaaaa|ok|192.0.2.1|{"rotation_state":"PENDING"}`,
+		who + `secret.read|device/1|aaaaaaaa|ok|192.0.2.1|{"rotation_state":"OK"}`,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// The example that firmware is written by is right.
+func TestProofInTheDocs(t *testing.T) {
+	text, err := os.ReadFile("../../docs/DEVICES.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	field := func(name string) string {
+		_, rest, _ := strings.Cut(string(text), "\n"+name+" ")
+		line, _, _ := strings.Cut(rest, "\n")
+		return strings.TrimSpace(line)
+	}
+	nonce, secret := field("nonce"), field("secret")
+	body := strings.NewReplacer(`":"`, `": "`, `","`, `", "`).Replace(proofOf(nonce, secret))
+	if nonce == "" || secret == "" || !strings.Contains(string(text), "\n"+body+"\n") {
+		t.Errorf("with %q and %q the docs do not say %s", nonce, secret, body)
+	}
 }
