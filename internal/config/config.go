@@ -123,8 +123,8 @@ type Config struct {
 	RotationTries        int      `env:"ROTATION_TRIES" default:"3" min:"1" max:"100" group:"Rotation" placeholder:"N" help:"Rotations of a device that may time out in a row. Then it waits for a person."`
 	RotationTurn         Duration `env:"ROTATION_TURN" default:"10m" min:"1m" max:"7d" group:"Rotation" placeholder:"TIME" help:"With Keycloak, which holds one secret at a time: for how long it holds the new one, and then the old one, until the device has used one of them."`
 	RotationCriticalDays int      `env:"ROTATION_CRITICAL_THRESHOLD_DAYS" default:"7" min:"1" max:"36500" group:"Rotation" placeholder:"DAYS" help:"Days since its last rotation after which a device whose rotation timed out counts as critical."`
-	InternalAPIURL       string   `env:"INTERNAL_API_URL" group:"Rotation" placeholder:"URL" help:"Internal listener of the running Signalbox, which signalbox rotation-job tells that something changed."`
-	InternalAPIToken     Secret   `env:"INTERNAL_API_TOKEN" group:"Rotation" placeholder:"SECRET" help:"Bearer token that INTERNAL_LISTEN asks for at /internal. Empty: none."`
+	InternalAPIURL       string   `env:"INTERNAL_API_URL" name:"internal-api-url" group:"Rotation" placeholder:"URL" help:"Internal listener of the running Signalbox, which signalbox rotation-job tells that something changed."`
+	InternalAPIToken     Secret   `env:"INTERNAL_API_TOKEN" name:"internal-api-token" group:"Rotation" placeholder:"SECRET" help:"Bearer token that INTERNAL_LISTEN asks for at /internal. Empty: none."`
 
 	DeviceTokenLifetime       Duration `env:"DEVICE_TOKEN_LIFETIME" default:"5m" min:"30s" max:"24h" group:"Devices" placeholder:"TIME" help:"How long an access token that Signalbox gives to a device is good."`
 	OIDCTokenURL              string   `env:"OIDC_TOKEN_URL" name:"oidc-token-url" group:"Devices" placeholder:"URL" help:"Where devices get their access tokens. With KEYCLOAK_BASE_URL it is the token endpoint of the realm. Empty: Signalbox's own."`
