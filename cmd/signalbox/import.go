@@ -210,7 +210,12 @@ func hideSettings() kong.Option {
 				continue
 			}
 			for _, f := range node.Flags {
-				if f.Group != nil && !slices.Contains([]string{"data-dir", "database-url", "config"}, f.Name) {
+				shown := slices.Contains([]string{"data-dir", "database-url", "config"}, f.Name)
+				if node.Name == "rotation-job" {
+					shown = shown || slices.Contains([]string{"mqtt-url", "mqtt-username", "mqtt-password", "mqtt-client-id", "mqtt-ca-file", "secret-key"}, f.Name) ||
+						strings.HasPrefix(f.Name, "rotation-") || strings.HasPrefix(f.Name, "internal-api-")
+				}
+				if f.Group != nil && !shown {
 					f.Hidden = true
 				}
 			}

@@ -141,6 +141,15 @@ func TestCommandLine(t *testing.T) {
 	f("audit --since noon", 2, "", `signalbox: --since "noon" is no time`)
 	f("audit -n -1", 2, "", `signalbox: `)
 
+	f("rotation", 2, "", `expected one of "status"`)
+	f("rotation rotate", 2, "", `expected "<device>"`)
+	f("rotation status --server=http://127.0.0.1:1", 1, "", `signalbox: Cannot reach`)
+	f("rotation-job --help", 0, `signalbox rotation-job.*Exit codes: 0 done, 1 failed, 2 a mistake in the\s+settings, 3 `, "")
+	f("rotation-job", 2, "", `signalbox: There is no data/signalbox.db: is DATA_DIR right\?`)
+	f("rotation-job --port=x", 2, "", `mistakes:\n  PORT`)
+	f("rotation-job", 2, "", `signalbox: ROTATION_CRON: "x": want five fields`, "ROTATION_CRON=x")
+	f("rotation-job --database-url=postgres://nobody@127.0.0.1:1/none", 1, "", `signalbox: database`)
+
 	f("serve --print-config --port=1", 0, `\nPORT +1 +flag --port\n`, "", "PORT=2")
 	f("serve --print-config", 0, `\nDRAIN_AUTH_KEY +\(hidden\) +environment\n`, "", "DRAIN_AUTH_KEY=x")
 	f("serve --print-config --port=x --log-level=loud", 2, "", `mistakes:\n  PORT: "x" \(flag --port\): .*\n  HOST: .*\n  LOG_LEVEL: `+
@@ -214,6 +223,9 @@ func TestCompletion(t *testing.T) {
 	f("devices import --d", "--dry-run")
 	f("user ", "add", "list", "passwd", "roles", "disable", "enable", "remove")
 	f("token add --d", "--days", "--data-dir", "--database-url")
+	f("rotation ", "status", "trigger", "rotate", "abort", "retry", "history")
+	f("rotation history --att", "--attempts")
+	f("rotation-job --internal-api-u", "--internal-api-url")
 	f("import --pass", "--password-file")
 	f("import --da", "--data-dir", "--database-url")
 	f("import --host")

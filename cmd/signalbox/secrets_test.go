@@ -29,7 +29,9 @@ import (
 // nobodyIsTold is a notifier of a broker on which nobody is.
 type nobodyIsTold struct{}
 
-func (nobodyIsTold) Tell(context.Context, int64, string) error { return nil }
+func (nobodyIsTold) Tell(context.Context, int64, string, int64) error   { return nil }
+func (nobodyIsTold) Remind(context.Context, int64, string, int64) error { return nil }
+func (nobodyIsTold) Clear(context.Context, int64, string) error         { return nil }
 
 // keeper is what a server under one key has of a database.
 type keeper struct {

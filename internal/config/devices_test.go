@@ -33,3 +33,15 @@ func TestDevicesAreTold(t *testing.T) {
 		}
 	}
 }
+
+func TestInternalAPI(t *testing.T) {
+	e := mustLoad(t, nil, []string{"INTERNAL_API_URL=http://signalbox:3103/", "INTERNAL_API_TOKEN=tok"}, nil)
+	if e.InternalAPIURL != "http://signalbox:3103" || e.InternalAPIToken.Reveal() != "tok" {
+		t.Errorf("%q, %q", e.InternalAPIURL, e.InternalAPIToken.Reveal())
+	}
+	for _, environ := range []string{"INTERNAL_API_URL=signalbox:3103", "INTERNAL_API_URL=ftp://signalbox", "INTERNAL_API_TOKEN=a b", "INTERNAL_API_TOKEN=ä"} {
+		if _, err := load(t, nil, []string{environ}, nil); err == nil {
+			t.Errorf("%s is taken", environ)
+		}
+	}
+}

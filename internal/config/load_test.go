@@ -71,6 +71,8 @@ func TestDefaultsNeedNothing(t *testing.T) {
 		DeviceBaseURL:  "http://127.0.0.1:3101", DeviceMQTTURL: "mqtt://127.0.0.1:1883", DeviceTokenLifetime: Duration(5 * time.Minute),
 		GracefulShutdownTimeout: Duration(30 * time.Second), LogLevel: "info", LogFormat: "auto",
 		KeycloakDeviceScopeName: "iot-device-audience",
+		RotationTimezone:        "UTC", RotationTimeout: Duration(5 * time.Minute), RotationInFlight: 1, RotationSilentAfter: Duration(20 * time.Second),
+		RotationRetryAfter: Duration(10 * time.Minute), RotationTries: 3, RotationTurn: Duration(10 * time.Minute), RotationCriticalDays: 7,
 	}
 	if diff := cmp.Diff(want, e.Config, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Error(diff)

@@ -195,7 +195,7 @@ func TestD48Schedule(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			skew.Store(int64(when.Sub(time.Now())))
+			skew.Store(int64(time.Until(when)))
 		}
 		const daily = "0 8 * * *" // 7:00 UTC, as it is winter
 		set("2026-01-10T12:00:00Z")

@@ -520,7 +520,7 @@ func (r *Runner) store(ctx context.Context, rec *Record, c Change) error {
 
 func (r *Runner) tell(before, rec *Record) {
 	a, b := before.State, rec.State
-	if r.opts.Observe == nil || a.Wire == b.Wire && a.Step == b.Step && a.Attempt == b.Attempt && before.Stuck == rec.Stuck {
+	if r.opts.Observe == nil || a.Wire == b.Wire && a.Step == b.Step && a.Attempt == b.Attempt && a.FetchedAt.IsZero() == b.FetchedAt.IsZero() && a.Believed == b.Believed && before.Stuck == rec.Stuck {
 		return
 	}
 	r.opts.Observe(News{
