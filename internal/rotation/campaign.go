@@ -75,10 +75,10 @@ func (c *Counts) Of(s TurnState) *int {
 }
 
 // Open returns how many have their turn still before them, or are in it.
-func (c *Counts) Open() int { return c.Waiting + c.Deferred + c.InFlight }
+func (c Counts) Open() int { return c.Waiting + c.Deferred + c.InFlight }
 
 // Total returns how many devices there are.
-func (c *Counts) Total() int { return c.Open() + c.Done + c.Failed + c.Skipped }
+func (c Counts) Total() int { return c.Open() + c.Done + c.Failed + c.Skipped }
 
 func (c *Counts) add(o Counts) {
 	for _, s := range TurnStates() {
@@ -117,7 +117,7 @@ type Course struct {
 }
 
 // Counts returns the devices of all waves by their state.
-func (c *Course) Counts() (all Counts) {
+func (c Course) Counts() (all Counts) {
 	for _, w := range c.Waves {
 		all.add(w)
 	}
@@ -126,7 +126,7 @@ func (c *Course) Counts() (all Counts) {
 
 // Rate returns the share of failures among the outcomes since a person had it
 // go on; ok is false when there are none.
-func (c *Course) Rate() (rate float64, ok bool) {
+func (c Course) Rate() (rate float64, ok bool) {
 	if c.Done+c.Failed == 0 {
 		return 0, false
 	}
@@ -152,7 +152,7 @@ func (c *Course) Apply(rules *CampaignRules, m Move) {
 	*w.Of(m.To)++
 	canary := rules.Canary && m.Wave == 1
 	if m.From == TurnFailed {
-		if !m.Failed.Before(c.ResumedAt) { // it was counted
+		if m.Failed.After(c.ResumedAt) { // it was counted
 			c.Failed--
 			if canary && c.CanaryFailed > 0 {
 				c.CanaryFailed--
