@@ -515,7 +515,7 @@ func TestCampaignModel(t *testing.T) {
 		for i := range m.online {
 			m.online[i] = true
 		}
-		for range 100 * n {
+		for range 500 + 300*n { // the next window may be days away
 			for i := range m.flights {
 				if m.flights[i].Campaign == 0 {
 					m.flights[i].Wire = fleet.RotationOK
