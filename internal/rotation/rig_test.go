@@ -39,7 +39,7 @@ type provider struct {
 
 // rig is a database, a provider, and devices; and a server that is killed.
 type rig struct {
-	t        *testing.T
+	t        testing.TB
 	db       *sqlstore.DB
 	box      *secret.Box
 	provider provider
@@ -56,7 +56,7 @@ type rig struct {
 	broke error // of Tell
 }
 
-func newRig(t *testing.T, with func(*rig) provider) *rig {
+func newRig(t testing.TB, with func(*rig) provider) *rig {
 	t.Helper()
 	r := &rig{t: t, told: map[int64]int{}, change: func(*rotation.Options) {}}
 	var err error

@@ -23,15 +23,15 @@ import (
 	"signalbox/internal/web"
 )
 
-// plant is a server with devices that campaigns are of: three of the model relay,
+// yard is a server with devices that campaigns are of: three of the model relay,
 // and three boilers, the first of them with the tag lab. Nobody is rotated: nothing runs.
-type plant struct {
+type yard struct {
 	*web.Server
 	t   *testing.T
 	who map[string]access.Principal
 }
 
-func newPlant(t *testing.T) *plant {
+func newYard(t *testing.T) *yard {
 	t.Helper()
 	db, err := sqlstore.Open(t.Context(), filepath.Join(t.TempDir(), "test.db"))
 	if err != nil {
@@ -68,7 +68,7 @@ func newPlant(t *testing.T) *plant {
 		t.Fatal(err)
 	}
 	runner := rotation.NewRunner(rotation.Options{Store: db, Issuer: issuer, Box: box, Sole: true})
-	p := &plant{t: t, who: map[string]access.Principal{}}
+	p := &yard{t: t, who: map[string]access.Principal{}}
 	p.Server = web.New(web.Options{
 		Log: log, Registry: service, Metrics: prometheus.NewRegistry(), Rotation: runner,
 		Campaigns: rotation.NewCampaigns(rotation.CampaignOptions{Store: db, Runner: runner}),
@@ -89,7 +89,7 @@ func newPlant(t *testing.T) *plant {
 }
 
 // do returns the status and the decoded answer.
-func (p *plant) do(who, method, path, body string) (int, map[string]any) {
+func (p *yard) do(who, method, path, body string) (int, map[string]any) {
 	p.t.Helper()
 	r := httptest.NewRequestWithContext(p.t.Context(), method, path, strings.NewReader(body))
 	r.Header.Set("Who", who)
@@ -108,7 +108,7 @@ func (p *plant) do(who, method, path, body string) (int, map[string]any) {
 const campaignsPath = "/api/rotation/campaigns"
 
 func TestCampaignBody(t *testing.T) {
-	p := newPlant(t)
+	p := newYard(t)
 	f := func(body string, want ...string) {
 		t.Helper()
 		code, answer := p.do("editor", "POST", campaignsPath, body)
@@ -134,7 +134,9 @@ func TestCampaignBody(t *testing.T) {
 			t.Errorf("%s:\ngot  %q\nwant %q", body, got, want)
 		}
 	}
-	with := func(rest string) string { return `{"name": "x", "selection": {"all": true}, "dry_run": true, ` + rest + `}` }
+	with := func(rest string) string {
+		return `{"name": "x", "selection": {"all": true}, "dry_run": true, ` + rest + `}`
+	}
 	f(`{}`, "missing name", "missing selection")
 	f(`{"name": "", "selection": {}}`, "string_too_short name", "value_error selection")
 	f(`{"name": "a\nb", "selection": {"all": false}}`, "value_error name", "value_error selection")
@@ -163,7 +165,7 @@ func TestCampaignBody(t *testing.T) {
 }
 
 func TestCampaignAPI(t *testing.T) {
-	p := newPlant(t)
+	p := newYard(t)
 	number := func(v any) int64 { x, _ := v.(float64); return int64(x) }
 	list := func(who string) (ids []int64) {
 		t.Helper()
