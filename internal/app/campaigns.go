@@ -1,6 +1,8 @@
 package app
 
 import (
+	_ "time/tzdata" // the zones of windows, on a system that has none
+
 	"signalbox/internal/rotation"
 	"signalbox/internal/sqlstore"
 )

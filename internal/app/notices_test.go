@@ -380,30 +380,3 @@ func TestSweepOfNotices(t *testing.T) {
 		}
 	}
 }
-
-// The log path and the issuer say who is there.
-func TestHeardOf(t *testing.T) {
-	var heard []string
-	w := newTown(t, time.Hour, nil)
-	model, err := w.devices.CreateModel(t.Context(), registry.NewModel{Code: "relay", Name: "Relay"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := w.devices.CreateDevice(t.Context(), model.ID, `{"deviceEntityId":"kitchen"}`)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := listening{w.devices.Directory(), func(clientID string) { heard = append(heard, clientID) }}
-	if refs := l.ByEntity("kitchen"); len(refs) != 1 || refs[0].ID != d.ID {
-		t.Errorf("%+v", refs)
-	}
-	if refs := l.ByEntity("cellar"); len(refs) != 0 {
-		t.Errorf("%+v", refs)
-	}
-	if ref, ok := l.ByClientID(d.ClientID()); !ok || ref.ID != d.ID {
-		t.Errorf("%+v", ref)
-	}
-	if !slices.Equal(heard, []string{d.ClientID(), d.ClientID()}) {
-		t.Errorf("heard of %q", heard)
-	}
-}

@@ -53,7 +53,6 @@ type Options struct {
 	// Address returns where a request comes from. Nil: the address of the connection.
 	Address func(*http.Request) string
 
-
 	Registerer prometheus.Registerer // nil: metrics are kept and not shown
 	Now        func() time.Time      // nil: time.Now
 }

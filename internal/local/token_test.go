@@ -202,17 +202,3 @@ func TestDisabledForAMoment(t *testing.T) {
 	}
 	denied(t, b.Issuer, before, access.Revoked)
 }
-
-// Each token that is given out is told of, and no other request.
-func TestIssued(t *testing.T) {
-	told := make(chan string, 10)
-	b := open(t, func(o *local.Options) { o.Issued = func(clientID string) { told <- clientID } })
-	text := b.ensure(device)
-	if _, err := b.token(device.ID, "wrong", oauth2.AuthStyleInParams); err == nil {
-		t.Fatal("a wrong secret is good")
-	}
-	b.mustToken(device.ID, text)
-	if n := len(told); n != 1 || <-told != device.ID {
-		t.Errorf("told of %d tokens", n)
-	}
-}

@@ -436,7 +436,7 @@ func (w Windows) zone() *time.Location {
 }
 
 // Open reports whether a time is in a window. Without windows every time is.
-func (w Windows) Open(t time.Time) bool { return w.openIn(t, w.zone()) }
+func (w Windows) Open(t time.Time) bool { return len(w.List) == 0 || w.openIn(t, w.zone()) }
 
 func (w Windows) openIn(t time.Time, zone *time.Location) bool {
 	if len(w.List) == 0 {

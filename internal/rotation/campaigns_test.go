@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"signalbox/internal/fleet"
+	"signalbox/internal/registry"
 	"signalbox/internal/rotation"
 )
 
@@ -550,4 +551,78 @@ func TestCampaignTwoProcesses(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Ten thousand devices in one campaign: it is made within a second, and a round of
+// the process costs no more than with a few. The test looks for what is out of all
+// proportion only; BenchmarkCampaignRound has the figures.
+func TestCampaignLarge(t *testing.T) {
+	r := newRig(t, builtIn)
+	r.fleet(10_000)
+	r.begin(-1, false)
+	defer func() { r.stop() }()
+	o := rotation.NewCampaigns(rotation.CampaignOptions{Store: r.db, Runner: r.runner})
+	start := time.Now()
+	c, err := o.Create(t.Context(), rotation.CampaignDraft{
+		Name: "x", Selection: rotation.Selection{All: true}, Canaries: 10, WaveSize: 1000, Rules: rotation.CampaignRules{InFlight: 20, PauseRate: 0.2, PauseMin: 5},
+	}, everybody)
+	took := time.Since(start)
+	if err != nil || c.Course.Counts().Waiting != 10_000 || len(c.Course.Waves) != 11 {
+		t.Fatalf("%+v, %v", c.Course, err)
+	}
+	t.Logf("made in %v", took)
+	if took > 15*time.Second {
+		t.Errorf("made in %v", took)
+	}
+}
+
+// fleet makes so many devices, which are not at the issuer.
+func (r *rig) fleet(n int) {
+	r.t.Helper()
+	now := time.Now()
+	err := r.db.Tx(r.t.Context(), func(q registry.Queries) error {
+		model, err := q.InsertModel(r.t.Context(), fleet.Model{Code: "relay", Name: "Relay", CreatedAt: now, UpdatedAt: now})
+		if err != nil {
+			return err
+		}
+		for range n {
+			if _, err := q.InsertDevice(r.t.Context(), fleet.Device{Key: fleet.NewKey(), Model: fleet.Model{ID: model}, Active: true, Config: "{}", Rotation: fleet.RotationOK,
+				SecretCreatedAt: &now, CreatedAt: now, UpdatedAt: now}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// BenchmarkCampaignRound is what a round costs in which a campaign has twenty
+// devices in flight and nothing changes: it is the same for every size of it.
+func BenchmarkCampaignRound(b *testing.B) {
+	for _, n := range []int{100, 10_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			r := newRig(b, builtIn)
+			r.fleet(n)
+			runner := rotation.NewRunner(rotation.Options{Store: r.db, Issuer: r.provider.Issuer, Box: r.box, Policy: policy(false), Sole: true})
+			o := rotation.NewCampaigns(rotation.CampaignOptions{Store: r.db, Runner: runner})
+			if _, err := o.Create(b.Context(), rotation.CampaignDraft{
+				Name: "x", Selection: rotation.Selection{All: true}, Canaries: 0, Rules: rotation.CampaignRules{InFlight: 20, PauseRate: 0.2, PauseMin: 5},
+			}, everybody); err != nil {
+				b.Fatal(err)
+			}
+			round := o.Rounds()
+			for range 3 {
+				if err := round(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+			}
+			for b.Loop() {
+				if err := round(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }

@@ -40,7 +40,7 @@ type provider struct {
 
 // rig is a database, a provider, and devices; and a server that is killed.
 type rig struct {
-	t        *testing.T
+	t        testing.TB
 	db       *sqlstore.DB
 	box      *secret.Box
 	provider provider
@@ -58,7 +58,7 @@ type rig struct {
 	broke error // of Tell and Clear
 }
 
-func newRig(t *testing.T, with func(*rig) provider) *rig {
+func newRig(t testing.TB, with func(*rig) provider) *rig {
 	t.Helper()
 	r := &rig{t: t, told: map[int64]int{}, lies: map[int64]int64{}, change: func(*rotation.Options) {}}
 	// Power is not cut here: what the kernel has is enough.

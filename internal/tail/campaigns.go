@@ -299,8 +299,11 @@ func (c *shownCampaign) over() bool { return c.EndedAt != nil }
 
 // state is its state with the reason.
 func (c *shownCampaign) state() string {
-	if c.StateReason == nil {
+	switch {
+	case c.StateReason == nil:
 		return escape(c.State)
+	case strings.HasPrefix(*c.StateReason, c.State): // "paused by ann"
+		return escape(*c.StateReason)
 	}
 	return escape(c.State) + " (" + escape(*c.StateReason) + ")"
 }
@@ -328,10 +331,8 @@ func (cfg *CampaignsConfig) print(c *shownCampaign) error {
 	}
 	fmt.Fprintf(t, "Begun\t%s by %s\n", localTime(c.CreatedAt), escape(cmp.Or(text(c.CreatedBy), "somebody")))
 	fmt.Fprintf(t, "State\t%s\n", c.state())
-	for name, at := range map[string]*string{"Ended": c.EndedAt} {
-		if at != nil {
-			fmt.Fprintf(t, "%s\t%s\n", name, localTime(*at))
-		}
+	if c.EndedAt != nil {
+		fmt.Fprintf(t, "Ended\t%s\n", localTime(*c.EndedAt))
 	}
 	if c.NextWindow != nil {
 		fmt.Fprintf(t, "Next window\t%s\n", localTime(*c.NextWindow))

@@ -23,15 +23,15 @@ import (
 	"signalbox/internal/web"
 )
 
-// works is a server with devices that campaigns are of: three of the model relay,
+// yard is a server with devices that campaigns are of: three of the model relay,
 // and three boilers, the first of them with the tag lab. Nobody is rotated: nothing runs.
-type works struct {
+type yard struct {
 	*web.Server
 	t   *testing.T
 	who map[string]access.Principal
 }
 
-func newWorks(t *testing.T) *works {
+func newYard(t *testing.T) *yard {
 	t.Helper()
 	db, err := sqlstore.Open(t.Context(), filepath.Join(t.TempDir(), "test.db"))
 	if err != nil {
@@ -68,7 +68,7 @@ func newWorks(t *testing.T) *works {
 		t.Fatal(err)
 	}
 	runner := rotation.NewRunner(rotation.Options{Store: db, Issuer: issuer, Box: box, Sole: true})
-	p := &works{t: t, who: map[string]access.Principal{}}
+	p := &yard{t: t, who: map[string]access.Principal{}}
 	p.Server = web.New(web.Options{
 		Log: log, Registry: service, Metrics: prometheus.NewRegistry(), Rotation: runner,
 		Campaigns: rotation.NewCampaigns(rotation.CampaignOptions{Store: db, Runner: runner}),
@@ -89,7 +89,7 @@ func newWorks(t *testing.T) *works {
 }
 
 // do returns the status and the decoded answer.
-func (p *works) do(who, method, path, body string) (int, map[string]any) {
+func (p *yard) do(who, method, path, body string) (int, map[string]any) {
 	p.t.Helper()
 	r := httptest.NewRequestWithContext(p.t.Context(), method, path, strings.NewReader(body))
 	r.Header.Set("Who", who)
@@ -108,7 +108,7 @@ func (p *works) do(who, method, path, body string) (int, map[string]any) {
 const campaignsPath = "/api/rotation/campaigns"
 
 func TestCampaignBody(t *testing.T) {
-	p := newWorks(t)
+	p := newYard(t)
 	f := func(body string, want ...string) {
 		t.Helper()
 		code, answer := p.do("editor", "POST", campaignsPath, body)
@@ -165,7 +165,7 @@ func TestCampaignBody(t *testing.T) {
 }
 
 func TestCampaignAPI(t *testing.T) {
-	p := newWorks(t)
+	p := newYard(t)
 	number := func(v any) int64 { x, _ := v.(float64); return int64(x) }
 	list := func(who string) (ids []int64) {
 		t.Helper()
