@@ -85,7 +85,6 @@ type stock struct {
 	*site
 	vault    *vault
 	accounts *access.Service
-	devices  web.Devices
 	ahead    atomic.Int64 // of the clock of links
 	n        atomic.Int64
 	tokens   map[string]string // of people
