@@ -89,7 +89,9 @@ function One({ id }: { id: number }) {
                     {what !== null && <p>{what}</p>}
                     <Facts story={s} />
                   </div>
-                  <DeviceActions id={id} title={name} standing={standing} />
+                  {!(d?.revoked && standing.rotation_state === "OK") && (
+                    <DeviceActions id={id} title={name} standing={standing} />
+                  )}
                 </>
               )}
             </section>
@@ -128,7 +130,13 @@ function Facts({ story: s }: { story: Story | undefined }) {
   return (
     <p className="hint">
       Secret made <Ago at={s.secret_created_at} never="at an unknown time" />
-      {" · "}last rotated <Ago at={s.completed_at} />
+      {s.completed_at === null ? (
+        " · never rotated"
+      ) : (
+        <>
+          {" · "}rotated <Ago at={s.completed_at} />
+        </>
+      )}
       {s.failures > 0 && ` · ${s.failures} timed out since`}
       {s.campaign_id !== null && (
         <>
@@ -145,7 +153,7 @@ function AttemptLink({ device, attempt: a, current }: { device: number; attempt:
   return (
     <li>
       <Link href={storyAddress(device, a.number)} replace aria-current={current ? "true" : undefined}>
-        <span className="rot-number">#{a.number}</span>
+        <span className="rot-nth">#{a.number}</span>
         <span className="rot-outcome" data-tone={w.tone}>
           {w.name}
         </span>

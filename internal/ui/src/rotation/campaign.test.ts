@@ -214,7 +214,8 @@ describe("a campaign as it runs", () => {
       "40 of 119 done, 2 failed, 3 deferred",
     );
     expect(rateWords(c)).toBe("4.7 % failed; it pauses itself above 20 %, once 10 devices ended.");
-    expect(rateWords({ ...c, failure_rate: null })).toMatch(/^None has ended yet/);
+    expect(rateWords({ ...c, failure_rate: null })).toMatch(/^None has ended since it was resumed;/);
+    expect(rateWords({ ...c, failure_rate: null, counts: counts({ total: 3 }) })).toMatch(/^None has ended yet;/);
   });
   test("can be steered as its state allows", () => {
     const s = (state: Campaign["state"]) => Object.values(steps({ state }));

@@ -327,11 +327,13 @@ export function waveWords(w: Wave): string {
 }
 
 /** What the failure rate is, and at which it pauses itself. */
-export function rateWords(c: Pick<Campaign, "failure_rate" | "pause_failure_rate" | "options">): string {
+export function rateWords(c: Pick<Campaign, "failure_rate" | "pause_failure_rate" | "options" | "counts">): string {
   const percent = (r: number) => `${Math.round(r * 1000) / 10} %`;
   const from = c.options?.pause_min_devices ?? 5;
   const limit = `it pauses itself above ${percent(c.pause_failure_rate)}, once ${plural(from, "device")} ended`;
-  return c.failure_rate === null ? `None has ended yet; ${limit}.` : `${percent(c.failure_rate)} failed; ${limit}.`;
+  // It is counted anew when somebody has it go on.
+  const none = c.counts.done + c.counts.failed === 0 ? "None has ended yet" : "None has ended since it was resumed";
+  return c.failure_rate === null ? `${none}; ${limit}.` : `${percent(c.failure_rate)} failed; ${limit}.`;
 }
 
 /** What can be done with a campaign. */

@@ -42,6 +42,7 @@ describe("a state in one sentence", () => {
   const table: [string, Standing, string][] = [
     ["new", fine, "In order: its secret was never rotated."],
     ["first secret", of({ secret_created_at: ago(7200) }), "In order: it has its first secret, which is 2 h old."],
+    ["just rotated", of({ completed_at: ago(0.2) }), "In order: its secret was last rotated just now."],
     ["rotated", of({ completed_at: ago(3 * 86_400) }), "In order: its secret was last rotated 3 d ago."],
     [
       "believed",
@@ -179,6 +180,8 @@ describe("a step", () => {
       "believed",
       "withdrawn",
       "aborted",
+      "postponed",
+      "reset",
       "timed out",
       "failed",
       "stuck",
@@ -194,6 +197,10 @@ describe("a step", () => {
       "The identity provider takes one secret at a time, and was changed to the new secret.",
     );
     expect(f("withdrawn", "the old secret").says).toBe("The old secret was withdrawn. Only the new one works now.");
+    expect(f("postponed", "the device is revoked").says).toBe(
+      "The attempt waits for another turn: the device is revoked.",
+    );
+    expect(f("started", "its turn again").name).toBe("Goes on");
     expect(f("fetched", "again").says).toBe("The device fetched the new secret. (again)");
   });
   test("that it does not know is shown as it is", () => {

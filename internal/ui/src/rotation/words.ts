@@ -136,7 +136,8 @@ export function sentence(s: Standing, now: number): string {
       if (!s.active) return "Inactive: the rotation of the fleet leaves it out.";
       if (s.believed) return "Seems to use its new secret; the old one stays good beside it until that is certain.";
       const made = time(s.completed_at);
-      if (!Number.isNaN(made)) return `In order: its secret was last rotated ${duration(now - made)} ago.`;
+      if (!Number.isNaN(made))
+        return `In order: its secret was last rotated ${now - made < 1000 ? "just now" : `${duration(now - made)} ago`}.`;
       const first = time(s.secret_created_at);
       return Number.isNaN(first)
         ? "In order: its secret was never rotated."
@@ -205,6 +206,8 @@ const words: Record<string, { name: string; says: string; tone: Tone }> = {
     tone: "good",
   },
   withdrawn: { name: "Withdrawn", says: "The old secret was withdrawn. Only the new one works now.", tone: "good" },
+  postponed: { name: "Put off", says: "The attempt waits for another turn:", tone: "plain" },
+  reset: { name: "Set back", says: "Whatever secrets the device had are replaced by a new one.", tone: "warn" },
   aborted: {
     name: "Aborted",
     says: "Somebody ended the attempt. The device keeps the secret that it has.",
@@ -235,6 +238,9 @@ export function stepWords({ what, detail }: Pick<AttemptStep, "what" | "detail">
 } {
   const w = Object.hasOwn(words, what) ? words[what] : undefined;
   if (w === undefined) return { name: what, says: detail ?? "", tone: "plain" };
+  if (what === "started" && detail === "its turn again") {
+    return { name: "Goes on", says: "It is its turn again, and the attempt goes on.", tone: "plain" };
+  }
   let more = what === "withdrawn" && detail === "the old secret" ? "" : (detail ?? "");
   for (const [word, plain] of doing) more = more.replace(word, plain);
   if (more === "") return { ...w, says: w.says.endsWith(".") ? w.says : `${w.says.replace(/:$/, "")}.` };
