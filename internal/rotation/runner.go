@@ -808,7 +808,9 @@ func clean(t time.Time) time.Time {
 	return t.UTC().Truncate(time.Microsecond)
 }
 
-func (r *Runner) seal(rec *Record, text string) string { return r.opts.Box.Seal(text, About(rec.Device)) }
+func (r *Runner) seal(rec *Record, text string) string {
+	return r.opts.Box.Seal(text, About(rec.Device))
+}
 
 func (r *Runner) open(rec *Record, sealed string) (string, error) {
 	if sealed == "" {
