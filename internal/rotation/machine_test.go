@@ -60,7 +60,6 @@ func TestStep(t *testing.T) {
 			t.Errorf("%s: got %s, step %d, effects %v; want %s, step %d, effects %v", fmt.Sprintf("%T", events), s.Wire, s.Step, effects, wire, step, want)
 		}
 	}
-	does := func(e ...rotation.Effect) []rotation.Effect { return e }
 
 	// A provider with two secrets whose tokens name them.
 	f(true, queued, rotation.Idle, does(rotation.Announce), queue)
