@@ -25,7 +25,11 @@ import (
 type firmware struct {
 	s      *server
 	d      device
-	proves bool // by an HMAC; otherwise by its next token alone
+	proves bool          // by an HMAC; otherwise by its next token alone
+	broker string        // host:port
+	base   func() string // of the API, for one request
+
+	balanced bool // base is that of one of several processes
 
 	notices atomic.Int64
 	told    chan struct{}
@@ -52,13 +56,27 @@ const (
 // firmware starts a device until the test ends.
 func (s *server) firmware(d device, proves bool) *firmware {
 	s.t.Helper()
-	f := &firmware{s: s, d: d, proves: proves, told: make(chan struct{}, 1), held: s.credentials(d.ID)}
-	ctx, cancel := context.WithCancel(context.Background())
+	f := s.newFirmware(d, proves)
+	s.t.Cleanup(f.start(context.Background()))
+	return f
+}
+
+// newFirmware returns a device that was not started.
+func (s *server) newFirmware(d device, proves bool) *firmware {
+	s.t.Helper()
+	return &firmware{
+		s: s, d: d, proves: proves, broker: s.mqtt, base: func() string { return s.url("") },
+		told: make(chan struct{}, 1), held: s.credentials(d.ID),
+	}
+}
+
+// start has the device live until stop is called or ctx ends.
+func (f *firmware) start(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() { f.listen(ctx) })
 	running.Go(func() { f.work(ctx) })
-	s.t.Cleanup(func() { cancel(); running.Wait() })
-	return f
+	return func() { cancel(); running.Wait() }
 }
 
 func (f *firmware) has() credentials { f.mu.Lock(); defer f.mu.Unlock(); return f.held }
@@ -80,7 +98,7 @@ func (f *firmware) session(ctx context.Context) {
 		return
 	}
 	lost := make(chan struct{})
-	c := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + f.s.mqtt).SetClientID(f.d.ClientID).SetUsername(f.d.ClientID).SetPassword(token).
+	c := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + f.broker).SetClientID(f.d.ClientID).SetUsername(f.d.ClientID).SetPassword(token).
 		SetProtocolVersion(4).SetCleanSession(true).SetAutoReconnect(false).SetConnectTimeout(10 * time.Second).SetWriteTimeout(10 * time.Second).
 		SetConnectionLostHandler(func(mqtt.Client, error) { close(lost) }))
 	defer c.Disconnect(0)
@@ -192,7 +210,11 @@ func (f *firmware) pass(ctx context.Context, step string) {
 }
 
 func (f *firmware) mint(ctx context.Context) (string, error) {
-	token, err := f.s.tokenWith(ctx, f.has())
+	c := f.has()
+	if f.balanced { // the token endpoint is that of any process
+		c.TokenURL = f.base() + "/oauth/token"
+	}
+	token, err := f.s.tokenWith(ctx, c)
 	if err != nil {
 		return "", err
 	}
@@ -216,7 +238,7 @@ func (f *firmware) ask(ctx context.Context, method, path string, in, out any) er
 		}
 		body = bytes.NewReader(text)
 	}
-	q, err := http.NewRequestWithContext(ctx, method, f.s.url(path), body)
+	q, err := http.NewRequestWithContext(ctx, method, f.base()+path, body)
 	if err != nil {
 		return err
 	}
@@ -288,11 +310,11 @@ func (f *firmware) config(ctx context.Context) error {
 
 // settled waits until the attempt with that number is done, and checks that the
 // device can authenticate with what it has, and nobody with what it had.
-func (f *firmware) settled(t *testing.T, number int64, old credentials) {
+func (f *firmware) settled(t *testing.T, s *server, number int64, old credentials) {
 	t.Helper()
 	var r rotationStory
 	within(t, 2*time.Minute, fmt.Sprintf("attempt %d is done", number), func() bool {
-		r = f.s.rotation(f.d.ID)
+		r = s.rotation(f.d.ID)
 		return r.State == "OK" && r.Step == "idle" && r.Attempt >= number
 	})
 	if r.Stuck || r.Failures != 0 || r.Attempt != number || int64(len(r.Attempts)) != number || r.Attempts[0].Outcome != "done" {
@@ -302,10 +324,13 @@ func (f *firmware) settled(t *testing.T, number int64, old credentials) {
 	if now.ClientSecret == old.ClientSecret {
 		t.Error("the device has its old secret still")
 	}
-	if _, err := f.s.token(now); err != nil {
+	if f.balanced {
+		now.TokenURL, old.TokenURL = s.url("/oauth/token"), s.url("/oauth/token")
+	}
+	if _, err := s.token(now); err != nil {
 		t.Errorf("the device cannot authenticate: %v", err)
 	}
-	if _, err := f.s.token(old); err == nil {
+	if _, err := s.token(old); err == nil {
 		t.Error("the old secret is good still")
 	}
 }
@@ -345,14 +370,10 @@ func TestKilledAtEachStep(t *testing.T) {
 
 func killedAt(t *testing.T, s *server, at string, proves bool) {
 	d := s.device("")
-	f := &firmware{s: s, d: d, proves: proves, told: make(chan struct{}, 1), passed: make(chan string), resume: make(chan struct{}), held: s.credentials(d.ID)}
+	f := s.newFirmware(d, proves)
+	f.passed, f.resume = make(chan string), make(chan struct{})
 	old := f.held
-	ctx, cancel := context.WithCancel(t.Context())
-	var running sync.WaitGroup
-	running.Go(func() { f.listen(ctx) })
-	running.Go(func() { f.work(ctx) })
-	defer running.Wait()
-	defer cancel()
+	defer f.start(t.Context())()
 
 	if answer := s.rotate(d.ID); answer != "queued" {
 		t.Fatalf("the answer is %q", answer)
@@ -384,7 +405,7 @@ func killedAt(t *testing.T, s *server, at string, proves bool) {
 	if !killed {
 		t.Fatalf("the step %q did not come", at)
 	}
-	f.settled(t, 1, old)
+	f.settled(t, s, 1, old)
 }
 
 // promised checks that what the server said by a step is so after it was killed.
@@ -440,7 +461,7 @@ func TestKilledWhileRotating(t *testing.T) {
 				s.kill()
 				s.launch()
 				for _, f := range all {
-					f.settled(t, numbers[f], before[f])
+					f.settled(t, s, numbers[f], before[f])
 				}
 			}
 			for _, f := range all {
