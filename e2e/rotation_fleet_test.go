@@ -86,7 +86,7 @@ type rotationStatus struct {
 type simulated struct {
 	devices int
 	shares  map[string]float64 // of difficult ones, by flag
-	sure    int                // of devices that are rotated whatever happens: all that are only careless
+	sure    int                // of devices that are rotated whatever happens: the easy ones, and those that are only odd
 	back    time.Duration      // within which a device can authenticate, whatever it does; 0 is always
 }
 
@@ -124,7 +124,7 @@ func (f simulated) rotate(t *testing.T, s *server) (report sim.Report) {
 	}
 	begin := time.Now()
 	var status rotationStatus
-	within(t, 3*time.Minute, "every attempt is over", func() bool {
+	within(t, 5*time.Minute, "every attempt is over", func() bool {
 		status = rotationStatus{}
 		s.want(http.StatusOK, "GET", "/api/rotation/status", nil).into(t, &status)
 		return status.Counts["QUEUED"]+status.Counts["PENDING"] == 0 && status.Counts["OK"] >= f.sure
@@ -185,8 +185,8 @@ func (f simulated) checkEndings(t *testing.T, s *server, report sim.Report) {
 		r := s.rotation(b.DeviceID)
 		group := shown[b.DeviceID]
 		switch b.Kind {
-		case sim.Easy, sim.Flaky, sim.OldFirmware, sim.LostResponse:
-			if b.Ending != sim.Rotated || r.State != "OK" || r.Done == nil || group != "healthy" {
+		case sim.Easy, sim.OldFirmware, sim.LostResponse: // the last of them may be about to use it for more than the proof
+			if b.Fetched != 1 || r.State != "OK" || r.Done == nil || group != "healthy" {
 				t.Errorf("%s, %s: %s with %d secrets fetched; the server says %s %+v", b.Name, b.Kind, b.Ending, b.Fetched, group, r)
 			}
 		case sim.Off, sim.NeverProves:
@@ -233,7 +233,7 @@ func (s *server) dashboard() map[int64]string {
 // will not are told from the others, and do not keep them from it.
 func TestFleetRotates(t *testing.T) {
 	s := start(t, "MQTT_AUTH=token", "ROTATION_IN_FLIGHT=20", "ROTATION_TIMEOUT_SECONDS=15s", "ROTATION_RETRY_AFTER=2s", "ROTATION_TRIES=2")
-	f := simulated{devices: 200, sure: 180, shares: map[string]float64{
+	f := simulated{devices: 200, sure: 172, shares: map[string]float64{
 		"--offline": 0.04, "--flaky": 0.04, "--slow": 0.03, "--old-firmware": 0.03, "--lost-response": 0.03, "--never-proves": 0.03,
 	}}
 	report := f.rotate(t, s)
@@ -249,7 +249,7 @@ func TestFleetRotates(t *testing.T) {
 func TestFleetRotatesInKeycloak(t *testing.T) {
 	realm, settings := keycloak(t)
 	s := start(t, append(settings, "MQTT_AUTH=token", "ROTATION_IN_FLIGHT=20", "ROTATION_TIMEOUT_SECONDS=15s", "ROTATION_TRIES=1", "ROTATION_TURN=1m")...)
-	f := simulated{devices: 40, sure: 34, back: 150 * time.Second, shares: map[string]float64{
+	f := simulated{devices: 40, sure: 32, back: 150 * time.Second, shares: map[string]float64{
 		"--offline": 0.05, "--flaky": 0.05, "--slow": 0.05, "--old-firmware": 0.05, "--lost-response": 0.05, "--never-proves": 0.05,
 	}}
 	report := f.rotate(t, s)

@@ -20,9 +20,9 @@ import (
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 )
 
-// firmware is a device that rotates its secret when it is told to, and does every
+// rotator is a device that rotates its secret when it is told to, and does every
 // step until it succeeds, whatever happens to the server meanwhile.
-type firmware struct {
+type rotator struct {
 	s      *server
 	d      device
 	proves bool          // by an HMAC; otherwise by its next token alone
@@ -53,25 +53,25 @@ const (
 	configuredStep = "configured"
 )
 
-// firmware starts a device until the test ends.
-func (s *server) firmware(d device, proves bool) *firmware {
+// rotator starts a device until the test ends.
+func (s *server) rotator(d device, proves bool) *rotator {
 	s.t.Helper()
-	f := s.newFirmware(d, proves)
+	f := s.newRotator(d, proves)
 	s.t.Cleanup(f.start(context.Background()))
 	return f
 }
 
-// newFirmware returns a device that was not started.
-func (s *server) newFirmware(d device, proves bool) *firmware {
+// newRotator returns a device that was not started.
+func (s *server) newRotator(d device, proves bool) *rotator {
 	s.t.Helper()
-	return &firmware{
+	return &rotator{
 		s: s, d: d, proves: proves, broker: s.mqtt, base: func() string { return s.url("") },
 		told: make(chan struct{}, 1), held: s.credentials(d.ID),
 	}
 }
 
 // start has the device live until stop is called or ctx ends.
-func (f *firmware) start(ctx context.Context) (stop func()) {
+func (f *rotator) start(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() { f.listen(ctx) })
@@ -79,10 +79,10 @@ func (f *firmware) start(ctx context.Context) (stop func()) {
 	return func() { cancel(); running.Wait() }
 }
 
-func (f *firmware) has() credentials { f.mu.Lock(); defer f.mu.Unlock(); return f.held }
+func (f *rotator) has() credentials { f.mu.Lock(); defer f.mu.Unlock(); return f.held }
 
 // listen keeps a connection to the broker.
-func (f *firmware) listen(ctx context.Context) {
+func (f *rotator) listen(ctx context.Context) {
 	for ctx.Err() == nil {
 		f.session(ctx)
 		select {
@@ -92,7 +92,7 @@ func (f *firmware) listen(ctx context.Context) {
 	}
 }
 
-func (f *firmware) session(ctx context.Context) {
+func (f *rotator) session(ctx context.Context) {
 	token, err := f.mint(ctx)
 	if err != nil {
 		return
@@ -129,7 +129,7 @@ func (f *firmware) session(ctx context.Context) {
 }
 
 // work rotates whenever it was told to.
-func (f *firmware) work(ctx context.Context) {
+func (f *rotator) work(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
@@ -179,7 +179,7 @@ func (f *firmware) work(ctx context.Context) {
 }
 
 // until takes a step until it succeeds.
-func (f *firmware) until(ctx context.Context, step func(context.Context) error) bool {
+func (f *rotator) until(ctx context.Context, step func(context.Context) error) bool {
 	for ctx.Err() == nil {
 		err := step(ctx)
 		if err == nil {
@@ -194,7 +194,7 @@ func (f *firmware) until(ctx context.Context, step func(context.Context) error) 
 }
 
 // pass waits for who wants to know that a step is done.
-func (f *firmware) pass(ctx context.Context, step string) {
+func (f *rotator) pass(ctx context.Context, step string) {
 	if f.passed == nil {
 		return
 	}
@@ -209,7 +209,7 @@ func (f *firmware) pass(ctx context.Context, step string) {
 	}
 }
 
-func (f *firmware) mint(ctx context.Context) (string, error) {
+func (f *rotator) mint(ctx context.Context) (string, error) {
 	c := f.has()
 	if f.balanced { // the token endpoint is that of any process
 		c.TokenURL = f.base() + "/oauth/token"
@@ -226,7 +226,7 @@ func (f *firmware) mint(ctx context.Context) (string, error) {
 
 // ask makes a request with the device's token, and gets another when it is
 // refused.
-func (f *firmware) ask(ctx context.Context, method, path string, in, out any) error {
+func (f *rotator) ask(ctx context.Context, method, path string, in, out any) error {
 	f.mu.Lock()
 	token := f.token
 	f.mu.Unlock()
@@ -260,7 +260,7 @@ func (f *firmware) ask(ctx context.Context, method, path string, in, out any) er
 	return json.Unmarshal(a.body, out)
 }
 
-func (f *firmware) fetch(ctx context.Context) error {
+func (f *rotator) fetch(ctx context.Context) error {
 	secret, err := f.offered(ctx)
 	if err != nil {
 		return err
@@ -272,7 +272,7 @@ func (f *firmware) fetch(ctx context.Context) error {
 }
 
 // offered returns the secret that the server would have the device use.
-func (f *firmware) offered(ctx context.Context) (string, error) {
+func (f *rotator) offered(ctx context.Context) (string, error) {
 	var c credentials
 	err := f.ask(ctx, "GET", "/api/iot/provisioning", nil, &c)
 	if err == nil && c.ClientSecret == "" {
@@ -281,7 +281,7 @@ func (f *firmware) offered(ctx context.Context) (string, error) {
 	return c.ClientSecret, err
 }
 
-func (f *firmware) nonce(ctx context.Context) (string, error) {
+func (f *rotator) nonce(ctx context.Context) (string, error) {
 	var n struct {
 		Nonce string `json:"nonce"`
 	}
@@ -289,7 +289,7 @@ func (f *firmware) nonce(ctx context.Context) (string, error) {
 	return n.Nonce, err
 }
 
-func (f *firmware) prove(ctx context.Context, nonce string) error {
+func (f *rotator) prove(ctx context.Context, nonce string) error {
 	mac := hmac.New(sha256.New, []byte(f.has().ClientSecret))
 	mac.Write([]byte(nonce))
 	var answer struct {
@@ -304,13 +304,13 @@ func (f *firmware) prove(ctx context.Context, nonce string) error {
 	return err
 }
 
-func (f *firmware) config(ctx context.Context) error {
+func (f *rotator) config(ctx context.Context) error {
 	return f.ask(ctx, "GET", "/api/iot/config", nil, nil)
 }
 
 // settled waits until the attempt with that number is done, and checks that the
 // device can authenticate with what it has, and nobody with what it had.
-func (f *firmware) settled(t *testing.T, s *server, number int64, old credentials) {
+func (f *rotator) settled(t *testing.T, s *server, number int64, old credentials) {
 	t.Helper()
 	var r rotationStory
 	within(t, 2*time.Minute, fmt.Sprintf("attempt %d is done", number), func() bool {
@@ -370,7 +370,7 @@ func TestKilledAtEachStep(t *testing.T) {
 
 func killedAt(t *testing.T, s *server, at string, proves bool) {
 	d := s.device("")
-	f := s.newFirmware(d, proves)
+	f := s.newRotator(d, proves)
 	f.passed, f.resume = make(chan string), make(chan struct{})
 	old := f.held
 	defer f.start(t.Context())()
@@ -409,7 +409,7 @@ func killedAt(t *testing.T, s *server, at string, proves bool) {
 }
 
 // promised checks that what the server said by a step is so after it was killed.
-func (f *firmware) promised(t *testing.T, step string) {
+func (f *rotator) promised(t *testing.T, step string) {
 	t.Helper()
 	r := f.s.rotation(f.d.ID)
 	switch step {
@@ -442,13 +442,13 @@ func TestKilledWhileRotating(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			const devices, kills = 6, 8
 			s := start(t, append(settings, "MQTT_AUTH=token", "ROTATION_IN_FLIGHT=4")...)
-			var all []*firmware
+			var all []*rotator
 			for i := range devices {
-				all = append(all, s.firmware(s.device(""), i%2 == 0))
+				all = append(all, s.rotator(s.device(""), i%2 == 0))
 			}
 			for range kills {
-				before := map[*firmware]credentials{}
-				numbers := map[*firmware]int64{}
+				before := map[*rotator]credentials{}
+				numbers := map[*rotator]int64{}
 				for _, f := range all {
 					before[f], numbers[f] = f.has(), s.rotation(f.d.ID).Attempt+1
 				}

@@ -39,21 +39,24 @@ func TestTwoProcessesRotate(t *testing.T) {
 	p.all[1] = prepare(t, append(settings, "MQTT_CLIENT_ID=two")...)
 	for _, s := range p.all {
 		s.settings["BASEURL"] = p.all[0].url("") // of the balancer, in the place of which we are
-		s.launch()
 	}
 	const devices = 8
-	var all []*firmware
+	var all []*rotator
+	p.down.Store(2)
+	p.all[0].launch()
 	for i := range devices {
-		f := p.all[0].newFirmware(p.all[0].device(""), i%2 == 0)
+		f := p.all[0].newRotator(p.all[0].device(""), i%2 == 0)
 		f.broker, f.base, f.balanced = broker.Addr, p.url, true
 		t.Cleanup(f.start(t.Context()))
 		all = append(all, f)
 	}
+	p.all[1].launch() // it learns of devices when it starts
+	p.down.Store(0)
 	pages := [2]*reader{p.all[0].follow("page"), p.all[1].follow("page")}
 
 	round := func(number int64, asked *server, during func()) {
 		t.Helper()
-		before := map[*firmware]credentials{}
+		before := map[*rotator]credentials{}
 		for _, f := range all {
 			before[f] = f.has()
 		}
