@@ -1,3 +1,5 @@
+//go:build linux
+
 // Command rotation measures how long it takes to rotate the credentials of a fleet
 // with several devices in flight, as a ratio to one after the other, which is how
 // it was done before there was a choice. Both are measured in the same run, with
@@ -54,7 +56,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return fmt.Errorf("%w\n%s", err, out)
 	}
 	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "in flight\tdevices\ttotal\tper device\tin its slot\tthinking\tin requests\tbetween\tratio\t")
+	fmt.Fprintln(w, "in flight\tdevices\ttotal\tper device\tin its slot\tthinking\tin requests\tbetween\tCPU\tratio\t")
 	var first float64
 	for _, n := range []int{*inFlight, 1} {
 		fleet := &fleet{program: program, dir: filepath.Join(dir, strconv.Itoa(n)), devices: *devices, think: *think}
@@ -73,9 +75,11 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		slot := each * float64(n)
 		// Of the slot: what the device thinks until its secret is proven, what its
 		// requests take until then, and the rest, from the end of an attempt to the
-		// notice of the next, and from a proof to its end.
-		fmt.Fprintf(w, "%d\t%d\t%.1f s\t%.0f ms\t%.0f ms\t%.0f ms\t%.1f ms\t%.0f ms\t%s\t\n", n, *devices, total, each*1000, slot*1000,
-			m.thinking.Seconds()*1000, m.requests.Seconds()*1000, (slot-m.thinking.Seconds()-m.requests.Seconds())*1000, ratio)
+		// notice of the next, and from a proof to its end. The CPU is that of the
+		// server and of all devices together, for one that is rotated.
+		fmt.Fprintf(w, "%d\t%d\t%.1f s\t%.0f ms\t%.0f ms\t%.0f ms\t%.1f ms\t%.0f ms\t%.1f ms\t%s\t\n", n, *devices, total, each*1000, slot*1000,
+			m.thinking.Seconds()*1000, m.requests.Seconds()*1000, (slot-m.thinking.Seconds()-m.requests.Seconds())*1000,
+			m.cpu.Seconds()*1000/float64(*devices), ratio)
 	}
 	return w.Flush()
 }
@@ -96,6 +100,7 @@ type measured struct {
 	total    time.Duration
 	thinking time.Duration // of one device while it held its slot
 	requests time.Duration // of one device while it held its slot, on average
+	cpu      time.Duration // of the server and the devices
 }
 
 func (f *fleet) measure(ctx context.Context, inFlight int) (m measured, err error) {
@@ -104,6 +109,10 @@ func (f *fleet) measure(ctx context.Context, inFlight int) (m measured, err erro
 	}
 	defer func() { err = errors.Join(err, f.stop()) }()
 	if err := f.connect(ctx); err != nil {
+		return m, err
+	}
+	before, err := f.cpu()
+	if err != nil {
 		return m, err
 	}
 	begin := time.Now()
@@ -135,6 +144,11 @@ func (f *fleet) measure(ctx context.Context, inFlight int) (m measured, err erro
 		}
 	}
 	m.total = time.Since(begin)
+	after, err := f.cpu()
+	if err != nil {
+		return m, err
+	}
+	m.cpu = after - before
 	time.Sleep(4*f.think + time.Second) // the last devices go on with their new secret
 	r, err := f.told()
 	if err != nil {
@@ -230,6 +244,26 @@ func (f *fleet) told() (r sim.Report, err error) {
 		return r, err
 	}
 	return r, json.Unmarshal(text, &r)
+}
+
+// cpu returns the time that the server and the devices have had so far.
+func (f *fleet) cpu() (sum time.Duration, err error) {
+	const tick = 10 * time.Millisecond // proc(5): USER_HZ is 100 on every Linux that Go runs on
+	for _, cmd := range []*exec.Cmd{f.server, f.boards} {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid))
+		if err != nil {
+			return 0, err
+		}
+		fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+		for _, at := range []int{11, 12} { // utime and stime, counted from what follows the name
+			n, err := strconv.ParseInt(fields[at], 10, 64)
+			if err != nil {
+				return 0, err
+			}
+			sum += time.Duration(n) * tick
+		}
+	}
+	return sum, nil
 }
 
 func (f *fleet) stop() error {

@@ -99,12 +99,14 @@ func (k *keeper) provision(ctx context.Context) error {
 
 func (k *keeper) secret() string { k.mu.Lock(); defer k.mu.Unlock(); return k.creds.ClientSecret }
 
-// topics returns what the board subscribes to.
+// topics returns what the board subscribes to, with the QoS.
 func (k *keeper) topics() map[string]byte {
 	if k.kind == OldFirmware {
 		return map[string]byte{updatesTopic: 1}
 	}
-	return map[string]byte{updatesTopic: 1, k.ownTopic(): 1}
+	// On its own topic it is told for certain, and again when it comes back: on that
+	// of all, which costs the broker a delivery to every device, it need not be.
+	return map[string]byte{updatesTopic: 0, k.ownTopic(): 1}
 }
 
 func (k *keeper) ownTopic() string { return "iotsupport/" + k.clientID + "/rotation" }
