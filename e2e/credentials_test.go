@@ -29,9 +29,11 @@ func (s *server) credentials(id int64) (c credentials) {
 }
 
 // token gets an access token where the device was told to get it.
-func (s *server) token(c credentials) (string, error) {
-	conf := clientcredentials.Config{ClientID: c.ClientID, ClientSecret: c.ClientSecret, TokenURL: c.TokenURL}
-	t, err := conf.Token(context.WithValue(s.t.Context(), oauth2.HTTPClient, s.http))
+func (s *server) token(c credentials) (string, error) { return s.tokenWith(s.t.Context(), c) }
+
+func (s *server) tokenWith(ctx context.Context, c credentials) (string, error) {
+	conf := clientcredentials.Config{ClientID: c.ClientID, ClientSecret: c.ClientSecret, TokenURL: c.TokenURL, AuthStyle: oauth2.AuthStyleInHeader}
+	t, err := conf.Token(context.WithValue(ctx, oauth2.HTTPClient, s.http))
 	if err != nil {
 		return "", err
 	}

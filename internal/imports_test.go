@@ -28,6 +28,7 @@ var rings = map[string]int{
 var outside = map[string][]string{
 	"config":        {},
 	"mosquittotest": {},
+	"postgrestest":  {},
 	"elastictest":   {},
 	"oidctest":      {},
 	"keycloaktest":  {},

@@ -75,7 +75,7 @@ done
 answers /health/readyz || failed 'The server is not ready and was' "$logs/serve.log"
 
 set -m
-"$program" sim --devices "${DEVICES:-20}" --rate "${RATE:-2}" --mqtt "mqtt://$MQTT_LISTEN" --server "$url" >"$logs/sim.log" 2>&1 &
+"$program" sim --login token --devices "${DEVICES:-20}" --rate "${RATE:-2}" --mqtt "mqtt://$MQTT_LISTEN" --server "$url" >"$logs/sim.log" 2>&1 &
 fleet=$!
 set +m
 
@@ -101,6 +101,8 @@ Or in another terminal, everything in colour:
   What number 1 said before, and where all of them said a word:
       curl -s '$url/api/devices/1/logs?limit=5'
       curl -s -H 'Accept: text/plain' '$url/api/logs?query=panic*'
+  Give number 1 another secret, which it fetches and uses:
+      curl -s -X POST $url/api/devices/1/rotate
   Be a device (put its device_entity_id for ENTITY):
       mosquitto_pub -h $mqtt_host -p $mqtt_port -q 1 -t iotsupport/logsink -m '{"entity_id":"ENTITY","message":"I (42) hello: from my shell"}'
 

@@ -123,6 +123,9 @@ func TestCommandLine(t *testing.T) {
 	f("sim --devices=0", 2, "", `signalbox: .*at least 1`)
 	f("sim --mqtt=nonsense", 2, "", `signalbox: .*nonsense`)
 	f("sim --devices=many", 2, "", `--devices: `)
+	f("sim --login=token --flaky=1.5", 2, "", `--flaky: .*not a share`)
+	f("sim --login=token --flaky=60% --slow=0.5", 2, "", `signalbox: .*more than all of them`)
+	f("sim --flaky=10%", 2, "", `signalbox: .*a login is needed`)
 
 	f("user add --help", 0, `signalbox user add.*--role=ROLE.*--password-stdin.*--data-dir=DIR`, "")
 	f("user", 2, "", `expected one of "add"`)

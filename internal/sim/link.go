@@ -19,6 +19,7 @@ const (
 var (
 	errNoAck        = errors.New("the broker did not acknowledge in time")
 	errDisconnected = errors.New("not connected")
+	errNotGranted   = errors.New("the broker does not let it")
 )
 
 // link is the MQTT side of one board.
@@ -26,7 +27,7 @@ type link struct {
 	cfg *Config
 	api *api
 	board
-	secrets    *credentials  // nil until they are needed, and after they were refused
+	keeper     *keeper       // of its secret; nil with LoginNone
 	connecting chan struct{} // bounds how many boards connect at a time
 	totals     *totals
 	log        *slog.Logger
@@ -38,13 +39,16 @@ type link struct {
 // once: nothing is left out. running is called after the first connect.
 func (l *link) live(ctx context.Context, d *Device, running func()) {
 	defer l.leave()
+	if !l.provision(ctx) {
+		return
+	}
 	begin, first := time.Now(), true
-	for {
+	for up := false; ; {
 		e := d.Next()
-		if !sleep(ctx, time.Until(begin.Add(e.At))) {
+		if !l.rest(ctx, begin.Add(e.At), up) {
 			return
 		}
-		switch e.Action {
+		switch up = up && e.Action != Leave || e.Action == Join; e.Action {
 		case Join:
 			l.join(ctx)
 			if first && l.client != nil {
@@ -57,6 +61,58 @@ func (l *link) live(ctx context.Context, d *Device, running func()) {
 			l.publish(ctx, d.Payload(e.Lines), len(e.Lines))
 		}
 	}
+}
+
+// provision has the board provisioned, if it logs in, and reports whether ctx
+// goes on.
+func (l *link) provision(ctx context.Context) bool {
+	for pause := 500 * time.Millisecond; l.keeper != nil; pause = min(2*pause, 8*time.Second) {
+		err := l.provisionOnce(ctx)
+		if err == nil || ctx.Err() != nil {
+			break
+		}
+		l.failed("provision", err)
+		sleep(ctx, pause/2+rand.N(pause))
+	}
+	return ctx.Err() == nil
+}
+
+func (l *link) provisionOnce(ctx context.Context) error {
+	select {
+	case l.connecting <- struct{}{}:
+		defer func() { <-l.connecting }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return l.keeper.provision(ctx)
+}
+
+// rest waits for a time, and then until the board has a network. While it has
+// none it is not connected; up is whether it is to be when it has. It reports
+// whether ctx goes on.
+func (l *link) rest(ctx context.Context, until time.Time, up bool) bool {
+	for ctx.Err() == nil {
+		down, change := false, time.Time{}
+		if l.keeper != nil {
+			down, change = l.keeper.net.down()
+		}
+		switch {
+		case down && change.IsZero():
+			<-ctx.Done()
+		case down:
+			l.leave()
+			sleep(ctx, time.Until(change))
+		default:
+			if up && l.client == nil {
+				l.join(ctx)
+			}
+			if change.IsZero() || until.Before(change) {
+				return sleep(ctx, time.Until(until))
+			}
+			sleep(ctx, time.Until(change))
+		}
+	}
+	return false
 }
 
 // publish sends one batch, again after every failure, until it is acknowledged
@@ -154,10 +210,31 @@ func (l *link) connect(ctx context.Context) error {
 		return ctx.Err()
 	}
 	if err := token.Error(); err != nil {
-		l.secrets = nil // another one may be good by now
 		return err
 	}
 	l.client = client
+	return l.listen()
+}
+
+// listen has the board hear of new secrets, if it logs in.
+func (l *link) listen() error {
+	if l.keeper == nil {
+		return nil
+	}
+	token := l.client.SubscribeMultiple(l.keeper.topics(), func(_ mqtt.Client, m mqtt.Message) { l.keeper.hear(m.Topic(), m.Payload()) })
+	if !token.WaitTimeout(connectTimeout) {
+		l.leave()
+		return errNoAck
+	}
+	if err := token.Error(); err != nil {
+		l.leave()
+		return err
+	}
+	for topic, granted := range token.(*mqtt.SubscribeToken).Result() {
+		if granted > 2 { // MQTT 3.1.1, section 3.9.3: refused. It logs all the same.
+			l.failed("subscribe to "+topic, errNotGranted)
+		}
+	}
 	return nil
 }
 

@@ -1,6 +1,8 @@
 // Package sim plays a fleet of ESP32 boards: for a demo, as a load, and as the
 // devices of a test. device.go decides what a board says and is a function of
-// its seed; api.go makes the boards known to the server; link.go speaks MQTT.
+// its seed; api.go makes the boards known to the server; link.go speaks MQTT;
+// keeper.go replaces a board's secret when it is told to, with the difficulties of
+// kinds.go, and tally.go says what became of all of them.
 package sim
 
 import (
@@ -40,6 +42,12 @@ type Config struct {
 	Token  string
 	Model  string // the code of the model of the devices that are created
 
+	// With a Login the boards replace their secrets when they are told to.
+	Shares Shares        // how many of them make that difficult
+	Think  time.Duration // what each takes before each step of it
+	State  string        // file in which the boards keep their secrets over restarts; "" for none
+	Report string        // file for the Report, when the simulation ends; "" for none
+
 	Duration time.Duration // how long to run; 0 until the context ends
 	Log      *slog.Logger  // nil is slog.Default()
 }
@@ -74,10 +82,12 @@ func (c *Config) validate() error {
 		return fleet.E(fleet.Invalid, nil, "a topic and a model are needed")
 	case c.Login != "" && c.Login != LoginNone && c.Login != LoginSecret && c.Login != LoginToken:
 		return fleet.E(fleet.Invalid, nil, "a login must be none, secret or token, not %q", c.Login)
-	case c.Duration < 0:
+	case c.Duration < 0 || c.Think < 0:
 		return fleet.E(fleet.Invalid, nil, "the duration must not be negative")
+	case (c.Login == "" || c.Login == LoginNone) && (c.Shares != Shares{} || c.Think > 0 || c.State != "" || c.Report != ""):
+		return fleet.E(fleet.Invalid, nil, "devices that do not log in have no secret that could be rotated: a login is needed, token or secret")
 	}
-	return nil
+	return c.Shares.validate()
 }
 
 // Run makes the boards known to the server and lets them live until ctx ends or
@@ -119,6 +129,10 @@ func run(ctx context.Context, cfg Config) (*totals, error) {
 		defer cancel()
 	}
 
+	kept, err := openKept(cfg.State)
+	if err != nil {
+		return t, err
+	}
 	api, closeAPI := newAPI(cfg)
 	defer closeAPI()
 	all, err := api.provision(ctx, cfg, log)
@@ -134,22 +148,46 @@ func run(ctx context.Context, cfg Config) (*totals, error) {
 	begin := time.Now()
 	spread := min(time.Duration(cfg.Devices)*apart, withinAtMost)
 	connecting := make(chan struct{}, atATime)
+	kinds := cfg.Shares.kinds(cfg.Seed, cfg.Devices)
+	able := cfg.Devices // to be connected at all
+	for _, k := range kinds {
+		if k == Off {
+			able--
+		}
+	}
+	tally := &tally{kept: kept, steps: map[string]StepReport{}}
+	if cfg.Login != LoginNone {
+		for i, b := range all {
+			tally.keepers = append(tally.keepers, newKeeper(&cfg, api, b, i+1, kinds[i], tally, log))
+		}
+	}
 	var boards sync.WaitGroup
+	if len(tally.keepers) > 0 {
+		boards.Go(func() { tally.say(ctx, log) })
+	}
 	for i, b := range all {
+		var keeper *keeper
+		if len(tally.keepers) > 0 {
+			keeper = tally.keepers[i]
+			boards.Go(func() { keeper.run(ctx) })
+		}
 		boards.Go(func() {
 			if !sleep(ctx, spread*time.Duration(i)/time.Duration(cfg.Devices)) {
 				return
 			}
-			l := &link{cfg: &cfg, api: api, board: b, connecting: connecting, totals: t, log: log}
+			l := &link{cfg: &cfg, api: api, board: b, keeper: keeper, connecting: connecting, totals: t, log: log}
 			l.live(ctx, NewDevice(cfg.Seed, i+1, cfg.Rate), func() {
-				if t.running.Add(1) == int64(cfg.Devices) {
-					log.Info("all devices are running", "devices", cfg.Devices, "lines_per_second", cfg.Rate*float64(cfg.Devices),
+				if t.running.Add(1) == int64(able) {
+					log.Info("all devices are running", "devices", able, "lines_per_second", cfg.Rate*float64(able),
 						"took", time.Since(begin).Round(time.Millisecond).String())
 				}
 			})
 		})
 	}
 	boards.Wait()
+	if err := tally.end(context.WithoutCancel(ctx), cfg.Report, log); err != nil {
+		return t, err
+	}
 	log.Info("simulation ended", "devices", cfg.Devices, "lines_published", t.published.Load(), "lines_acked", t.acked.Load(),
 		"errors", t.errors.Load(), "ran", time.Since(begin).Round(time.Millisecond).String())
 	return t, nil

@@ -492,6 +492,11 @@ func TestRunErrors(t *testing.T) {
 	f(fleet.Invalid, func(c *Config) { c.Topic = "" })
 	f(fleet.Invalid, func(c *Config) { c.Duration = -1 })
 	f(fleet.Invalid, func(c *Config) { c.Login = "password" })
+	f(fleet.Invalid, func(c *Config) { c.Shares.Flaky = 0.1 }) // without a login
+	f(fleet.Invalid, func(c *Config) { c.Report = "report.json" })
+	f(fleet.Invalid, func(c *Config) { c.Login, c.Shares.Flaky = LoginToken, 1.5 })
+	f(fleet.Invalid, func(c *Config) { c.Login, c.Think = LoginToken, -1 })
+	f(fleet.Invalid, func(c *Config) { c.Login, c.State = LoginToken, "sim_test.go" })
 
 	// Cancelled while it waits for a server: that is not an error.
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, errors.New("enough"))

@@ -1,166 +1,21 @@
 package sqlstore_test
 
 import (
-	"context"
 	"database/sql"
-	"errors"
-	"fmt"
-	"net"
-	"net/url"
-	"os"
-	"os/exec"
-	"os/user"
-	"path/filepath"
-	"strconv"
-	"sync/atomic"
-	"syscall"
 	"testing"
-	"time"
 
-	_ "github.com/jackc/pgx/v5/stdlib"
+	"signalbox/internal/postgrestest"
 )
 
 // postgres is a PostgreSQL server of the test's own.
-type postgres struct {
-	t         *testing.T
-	port      int
-	databases atomic.Int64
-}
+type postgres struct{ *postgrestest.Server }
 
-// startPostgres runs a server on a free loopback port until the test ends. It
-// needs Debian's binaries. Without them the test is skipped, but under CI it fails.
-func startPostgres(t *testing.T) *postgres {
+func startPostgres(t *testing.T) postgres {
 	t.Helper()
-	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
-	if len(found) == 0 {
-		const reason = "no PostgreSQL in /usr/lib/postgresql (apt-get install postgresql)"
-		if os.Getenv("CI") == "true" {
-			t.Fatal(reason)
-		}
-		t.Skip(reason)
-	}
-	bin := filepath.Dir(found[len(found)-1])
-
-	// Not under t.TempDir, whose parents only root can enter.
-	dir, err := os.MkdirTemp("", "signalbox-postgres-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	var account *syscall.SysProcAttr
-	if os.Getuid() == 0 { // the server refuses to run as root
-		account = accountOf(t, "postgres", dir)
-	}
-	command := func(name string, args ...string) *exec.Cmd {
-		cmd := exec.Command(filepath.Join(bin, name), args...)
-		cmd.Dir, cmd.SysProcAttr = dir, account
-		return cmd
-	}
-
-	data := filepath.Join(dir, "data")
-	if out, err := command("initdb", "-D", data, "-A", "trust", "-U", "test", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8").CombinedOutput(); err != nil {
-		t.Fatalf("initdb: %v\n%s", err, out)
-	}
-	p := &postgres{t: t, port: freePort(t)}
-	server := command("postgres", "-D", data, "-p", strconv.Itoa(p.port), "-k", dir, "-c", "listen_addresses=127.0.0.1",
-		"-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off", "-c", "max_connections=100")
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer log.Close()
-	server.Stdout, server.Stderr = log, log
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	exited := make(chan struct{})
-	go func() {
-		defer close(exited)
-		_ = server.Wait()
-	}()
-	t.Cleanup(func() {
-		_ = server.Process.Signal(syscall.SIGINT) // fast shutdown
-		<-exited
-		if t.Failed() {
-			if text, err := os.ReadFile(log.Name()); err == nil {
-				t.Logf("server log:\n%s", text)
-			}
-		}
-	})
-	p.await(exited)
-	return p
-}
-
-func accountOf(t *testing.T, name, dir string) *syscall.SysProcAttr {
-	t.Helper()
-	u, err := user.Lookup(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	uid, uidErr := strconv.Atoi(u.Uid)
-	gid, gidErr := strconv.Atoi(u.Gid)
-	if err := errors.Join(uidErr, gidErr, os.Chown(dir, uid, gid)); err != nil {
-		t.Fatal(err)
-	}
-	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
-}
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
-// await polls until the server answers: it gives no other sign.
-func (p *postgres) await(exited <-chan struct{}) {
-	p.t.Helper()
-	db := p.connect("postgres")
-	defer db.Close()
-	ctx, cancel := context.WithTimeout(p.t.Context(), time.Minute)
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := db.PingContext(ctx)
-		if err == nil {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-exited:
-			p.t.Fatal("the server ended at once")
-		case <-ctx.Done():
-			p.t.Fatal(err)
-		}
-	}
-}
-
-func (p *postgres) dsn(database string) string {
-	u := url.URL{Scheme: "postgres", User: url.User("test"), Host: fmt.Sprintf("127.0.0.1:%d", p.port), Path: database, RawQuery: "sslmode=disable"}
-	return u.String()
-}
-
-func (p *postgres) connect(database string) *sql.DB {
-	p.t.Helper()
-	db, err := sql.Open("pgx", p.dsn(database))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return db
+	return postgres{postgrestest.Start(t)}
 }
 
 // newDatabase creates an empty database and returns its DSN.
-func (p *postgres) newDatabase() string {
-	p.t.Helper()
-	name := fmt.Sprintf("test%d", p.databases.Add(1))
-	db := p.connect("postgres")
-	defer db.Close()
-	if _, err := db.Exec("CREATE DATABASE " + name + " STRATEGY FILE_COPY"); err != nil {
-		p.t.Fatal(err)
-	}
-	return p.dsn(name)
-}
+func (p postgres) newDatabase() string { return p.New() }
+
+func (p postgres) connect(database string) *sql.DB { return p.Connect(database) }
