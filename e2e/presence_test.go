@@ -102,13 +102,3 @@ func TestPresence(t *testing.T) {
 		t.Errorf("%+v", all)
 	}
 }
-
-// within is eventually with a limit of its own.
-func within(t *testing.T, limit time.Duration, what string, so func() bool) {
-	t.Helper()
-	for end := time.Now().Add(limit); !so(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within %v: %s", limit, what)
-		}
-	}
-}

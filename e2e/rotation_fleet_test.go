@@ -15,17 +15,6 @@ import (
 	"signalbox/internal/sim"
 )
 
-// within waits until ok, which is asked again and again, and fails the test if
-// that does not happen within the limit.
-func within(t *testing.T, limit time.Duration, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(limit); !ok(); time.Sleep(200 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("did not happen in %v: %s", limit, what)
-		}
-	}
-}
-
 // keycloak returns the settings with which the clients of devices are in a
 // stand-in for Keycloak.
 func keycloak(t *testing.T) (realm *keycloaktest.Server, settings []string) {

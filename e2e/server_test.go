@@ -342,10 +342,18 @@ func (s *server) metric(series string) float64 {
 // test if that does not happen.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(10 * time.Millisecond) {
+	within(t, patience, what, ok)
+}
+
+// within is eventually with a limit of its own.
+func within(t *testing.T, limit time.Duration, what string, ok func() bool) {
+	t.Helper()
+	pause := 10 * time.Millisecond
+	for deadline := time.Now().Add(limit); !ok(); time.Sleep(pause) {
 		if time.Now().After(deadline) {
-			t.Fatalf("did not happen in %v: %s", patience, what)
+			t.Fatalf("did not happen in %v: %s", limit, what)
 		}
+		pause = min(2*pause, 200*time.Millisecond)
 	}
 }
 

@@ -252,6 +252,7 @@ func (m *mail) Run(ctx context.Context) error {
 		all.Go(func() { m.serve(ctx, b) })
 	}
 	all.Wait()
+	<-ctx.Done() // without a broker there is nothing to do
 	return nil
 }
 

@@ -72,7 +72,7 @@ func TestDefaultsNeedNothing(t *testing.T) {
 		GracefulShutdownTimeout: Duration(30 * time.Second), LogLevel: "info", LogFormat: "auto",
 		KeycloakDeviceScopeName: "iot-device-audience",
 		RotationTimezone:        "UTC", RotationTimeout: Duration(5 * time.Minute), RotationInFlight: 1, RotationSilentAfter: Duration(20 * time.Second),
-		RotationRetryAfter: Duration(10 * time.Minute), RotationTries: 3, RotationTurn: Duration(10 * time.Minute), RotationCriticalDays: 7,
+		RotationRetryAfter: Duration(10 * time.Minute), PresenceWindow: Duration(5 * time.Minute), PresenceHistory: Duration(30 * 24 * time.Hour), RotationTries: 3, RotationTurn: Duration(10 * time.Minute), RotationCriticalDays: 7,
 	}
 	if diff := cmp.Diff(want, e.Config, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Error(diff)
