@@ -129,7 +129,7 @@ func server(t *testing.T, addr string) (messages chan string, lost *atomic.Bool)
 	if !token.WaitTimeout(30*time.Second) || token.Error() != nil {
 		t.Fatal(token.Error())
 	}
-	token = c.Subscribe("iotsupport/#", 1, func(_ paho.Client, m paho.Message) { messages <- m.Topic() + " " + string(m.Payload()) })
+	token = c.Subscribe("iotsupport/updates/#", 1, func(_ paho.Client, m paho.Message) { messages <- m.Topic() + " " + string(m.Payload()) })
 	if !token.WaitTimeout(30*time.Second) || token.Error() != nil {
 		t.Fatal(token.Error())
 	}
