@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"iter"
+	"sync"
 	"time"
 )
 
@@ -37,9 +38,10 @@ type EventFilter struct {
 	Before                int64 // only events with a smaller id
 }
 
-// Record adds an event; ID and a zero At are filled in. When it cannot, it logs
-// and counts that. It waits for the store, whether ctx ends or not, but for two
-// seconds at most.
+// Record adds an event; ID and a zero At are filled in. It waits for the store,
+// whether ctx ends or not, but for two seconds at most. What could not be stored
+// by then is counted and logged, and Run stores it as soon as it can; of a store
+// that stays away, some ten thousand events are kept.
 func (s *Service) Record(ctx context.Context, e Event) {
 	if e.At.IsZero() {
 		e.At = s.now()
@@ -55,7 +57,53 @@ func (s *Service) Record(ctx context.Context, e Event) {
 	defer cancel()
 	if err := s.opts.Store.InsertEvent(ctx, e); err != nil {
 		s.metrics.failures.Inc()
-		s.log.Error("an event could not be recorded in the audit", "actor", e.Actor, "action", e.Action, "target", e.Target, "outcome", e.Outcome, "err", err)
+		kept := s.late.put(e)
+		s.log.Error("an event could not be recorded in the audit", "actor", e.Actor, "action", e.Action, "target", e.Target, "outcome", e.Outcome, "later", kept, "err", err)
+	}
+}
+
+// late is the events that the store did not take so far.
+type late struct {
+	mu     sync.Mutex
+	events []Event
+}
+
+// maxLate bounds them.
+const maxLate = 10_000
+
+// put keeps an event, and reports whether there was room.
+func (l *late) put(e Event) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.events) >= maxLate {
+		return false
+	}
+	l.events = append(l.events, e)
+	return true
+}
+
+// recordLate stores what was kept, in its order. Only Run calls it.
+func (s *Service) recordLate(ctx context.Context) {
+	for {
+		s.late.mu.Lock()
+		if len(s.late.events) == 0 {
+			s.late.mu.Unlock()
+			return
+		}
+		e := s.late.events[0]
+		s.late.mu.Unlock()
+		try, cancel := context.WithTimeout(ctx, recordWithin)
+		err := s.opts.Store.InsertEvent(try, e)
+		cancel()
+		if err != nil {
+			return
+		}
+		s.late.mu.Lock()
+		s.late.events = s.late.events[1:]
+		if len(s.late.events) == 0 {
+			s.late.events = nil
+		}
+		s.late.mu.Unlock()
 	}
 }
 

@@ -52,4 +52,25 @@ func TestDatabaseLocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.signIn("ann")
+
+	// What the audit did not take then it has in the end.
+	running, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- b.Run(running) }()
+	stop()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for e, err := range b.Events(t.Context(), access.EventFilter{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Action == "x" {
+			n++
+		}
+	}
+	if n != 1 {
+		t.Errorf("the event is there %d times", n)
+	}
 }

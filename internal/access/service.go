@@ -53,6 +53,7 @@ type Service struct {
 	hashers hashers
 	guesses guesses
 	metrics metrics
+	late    late
 	setup   string // secret of the set-up link
 
 	// turn is held by who changes something, in the store and in memory, and mu
@@ -108,11 +109,13 @@ func (s *Service) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWrites)
 			defer cancel()
+			s.recordLate(last)
 			if err := s.noteUses(last); err != nil {
 				s.log.Warn("when sessions and tokens were used last could not be stored", "err", err)
 			}
 			return nil
 		case <-poll.C:
+			s.recordLate(ctx)
 			err := s.reload(ctx)
 			if err != nil && ctx.Err() == nil && !silent {
 				s.log.Warn("changes of people and tokens by other processes cannot be seen", "err", err)
