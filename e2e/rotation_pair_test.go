@@ -1,6 +1,8 @@
 package e2e_test
 
 import (
+	"fmt"
+	"net/http"
 	"sync/atomic"
 	"testing"
 
@@ -42,16 +44,20 @@ func TestTwoProcessesRotate(t *testing.T) {
 	}
 	const devices = 8
 	var all []*rotator
-	p.down.Store(2)
 	p.all[0].launch()
+	p.all[1].launch()
 	for i := range devices {
 		f := p.all[0].newRotator(p.all[0].device(""), i%2 == 0)
 		f.broker, f.base, f.balanced = broker.Addr, p.url, true
 		t.Cleanup(f.start(t.Context()))
 		all = append(all, f)
 	}
-	p.all[1].launch() // it learns of devices when it starts
-	p.down.Store(0)
+	for _, f := range all { // one learns of the devices that are made at the other
+		eventually(t, "the other process knows the device", func() bool {
+			a := p.all[1].call("GET", fmt.Sprintf("/api/devices/%d/rotation", f.d.ID), nil)
+			return a.status == http.StatusOK
+		})
+	}
 	pages := [2]*reader{p.all[0].follow("page"), p.all[1].follow("page")}
 
 	round := func(number int64, asked *server, during func()) {

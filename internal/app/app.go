@@ -289,7 +289,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, allUnits := a.openFleet(db, rotating, schedule, nudger)
+	all, allUnits := a.openFleet(db, devices, rotating, schedule, nudger)
 	rotationUnits = append(rotationUnits, allUnits...)
 	campaigns, campaignUnits := a.openCampaigns(db, rotating, contacts(a.presence), func() { _ = nudger.Nudge("web") })
 	links := registry.NewLinks(db, log, nil)

@@ -1,11 +1,13 @@
 package app
 
 import (
+	"context"
 	"time"
 	_ "time/tzdata" // for systems that have no zones of their own, such as small containers
 
 	"signalbox/internal/config"
 	"signalbox/internal/fleet"
+	"signalbox/internal/registry"
 	"signalbox/internal/rotation"
 	"signalbox/internal/sqlstore"
 	"signalbox/internal/stream"
@@ -27,14 +29,55 @@ func rotationSchedule(cfg *config.Config) (rotation.Schedule, error) {
 
 // openFleet returns what rotates the fleet as a whole, and what is to be run for
 // it.
-func (a *app) openFleet(db *sqlstore.DB, runner *rotation.Runner, schedule rotation.Schedule, nudger *stream.Nudger) (*rotation.Fleet, []unit) {
+func (a *app) openFleet(db *sqlstore.DB, devices *registry.Service, runner *rotation.Runner, schedule rotation.Schedule, nudger *stream.Nudger) (*rotation.Fleet, []unit) {
+	others := make(chan struct{}, 1) // has room for one: another process changed something
 	all := rotation.NewFleet(rotation.FleetOptions{
 		Store: db, Runner: runner, Schedule: schedule, Announce: func() { _ = nudger.Nudge("web") }, // as in open
-		Echo: nudger.Echo, Registerer: a.metrics, Log: a.log,
+		Registerer: a.metrics, Log: a.log, Echo: func() {
+			nudger.Echo()
+			select {
+			case others <- struct{}{}:
+			default:
+			}
+		},
 	})
 	units := []unit{{"rotation of the fleet", all.Run}}
 	if a.cfg.DatabaseURL != "" { // there may be other processes
-		units = append(units, unit{"rotations by others", all.Watch})
+		units = append(units, unit{"rotations by others", all.Watch}, unit{"devices of others", func(ctx context.Context) error {
+			a.followDevices(ctx, devices, others)
+			return nil
+		}})
 	}
 	return all, units
+}
+
+const (
+	followPause = 2 * time.Second  // between two looks at all devices: a rotation of the fleet changes many
+	followEvery = 30 * time.Second // also for what nobody counts, such as deletions
+)
+
+// followDevices has this process know the devices as other processes change
+// them, until ctx ends.
+func (a *app) followDevices(ctx context.Context, devices *registry.Service, changed <-chan struct{}) {
+	every := time.NewTicker(followEvery)
+	defer every.Stop()
+	silent := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-every.C:
+		}
+		err := devices.Sync(ctx)
+		if err != nil && ctx.Err() == nil && !silent {
+			a.log.Warn("changes of devices by other processes cannot be seen", "err", err)
+		}
+		silent = err != nil
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(followPause):
+		}
+	}
 }
