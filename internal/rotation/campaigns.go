@@ -436,7 +436,7 @@ func (r *campaigning) lead(ctx context.Context) error {
 		return nil
 	}
 	until := now.Add(r.opts.Lease)
-	got, err := r.opts.Store.CampaignLease(ctx, r.holder, now, until)
+	got, err := r.opts.Store.CampaignLease(ctx, r.holder, r.opts.Runner.leaseEnds(now), until)
 	switch {
 	case err != nil && now.Before(r.until):
 		return nil // it is ours for a while

@@ -167,8 +167,17 @@ func attempts(t *testing.T, d *sim) (n int, last rotation.Attempt) {
 // staff runs f with a server, devices at the built-in issuer, and campaigns.
 func staff(t *testing.T, n int, presence bool, f func(*testing.T, *rig, *office, []*sim)) {
 	t.Helper()
+	staffed(t, n, presence, nil, f)
+}
+
+// staffed is staff with other options of the runner.
+func staffed(t *testing.T, n int, presence bool, change func(*rotation.Options), f func(*testing.T, *rig, *office, []*sim)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, builtIn)
+		if change != nil {
+			r.change = change
+		}
 		all := r.devices(n)
 		r.begin(-1, false)
 		defer func() { r.stop() }()
@@ -537,7 +546,8 @@ func killedCampaign(t *testing.T, things int, effect bool) (was bool) {
 
 // Of two processes one looks after the campaigns, and the other when that ends.
 func TestCampaignTwoProcesses(t *testing.T) {
-	staff(t, 6, false, func(t *testing.T, r *rig, o *office, all []*sim) {
+	shared := func(o *rotation.Options) { o.Sole = false }
+	staffed(t, 6, false, shared, func(t *testing.T, r *rig, o *office, all []*sim) {
 		other := r.open(false, nil)
 		defer func() { other.stop() }()
 		id := o.create(rotation.CampaignDraft{})

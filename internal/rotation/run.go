@@ -58,12 +58,21 @@ type running struct {
 	counted time.Time
 }
 
+// leaseEnds returns a time at which a lease that another one holds now is over.
+// Where there is no other process it is that of one that was killed.
+func (r *Runner) leaseEnds(now time.Time) time.Time {
+	if r.opts.Sole {
+		return now.AddDate(100, 0, 0)
+	}
+	return now
+}
+
 // round does what is to be done now, and starts what takes long.
 func (r *running) round(ctx context.Context) error {
 	now := r.now()
 	if led := now.Before(r.until); !led || r.until.Sub(now) < r.opts.Lease*2/3 {
 		until := now.Add(r.opts.Lease)
-		got, err := r.opts.Store.RotationLease(ctx, r.holder, now, until)
+		got, err := r.opts.Store.RotationLease(ctx, r.holder, r.leaseEnds(now), until)
 		if err != nil || !got {
 			if !got && err == nil || !led {
 				r.until = time.Time{}

@@ -33,7 +33,8 @@ type Options struct {
 	SilentAfter time.Duration
 
 	// Sole says that no other process works on the store. What one is at, others
-	// leave alone until it is taken to be dead; without others there is no wait.
+	// leave alone until it is taken to be dead; without others there is no wait, nor
+	// for the lease of one that was killed.
 	Sole bool
 
 	EffectTimeout time.Duration // of what is done outside, at once; 0 is 30 s
