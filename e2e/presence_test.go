@@ -32,6 +32,7 @@ func (s *server) presence(d device) (p there) {
 // Who connects is there, who is cut off is not, and when the server is killed
 // nobody has gone who comes back.
 func TestPresence(t *testing.T) {
+	t.Parallel() // it mostly waits
 	s := start(t, "PRESENCE_WINDOW=30s")
 	stays, breaks, leaves, talks, silent := s.device("stays"), s.device("breaks"), s.device("leaves"), s.device("talks"), s.device("silent")
 	comeBack := func(o *mqtt.ClientOptions) {

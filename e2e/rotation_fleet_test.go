@@ -236,6 +236,7 @@ func TestFleetRotates(t *testing.T) {
 // device that fetched its new secret and does not use it has its old one back when
 // the turn of the new one is over.
 func TestFleetRotatesInKeycloak(t *testing.T) {
+	t.Parallel() // it mostly waits
 	realm, settings := keycloak(t)
 	s := start(t, append(settings, "MQTT_AUTH=token", "ROTATION_IN_FLIGHT=20", "ROTATION_TIMEOUT_SECONDS=15s", "ROTATION_TRIES=1", "ROTATION_TURN=1m")...)
 	f := simulated{devices: 40, sure: 32, back: 150 * time.Second, shares: map[string]float64{

@@ -347,6 +347,7 @@ func (s *server) rotate(id int64) (answer string) {
 // has not said what is not so, and goes on: the attempt is done once, and the
 // device can authenticate.
 func TestKilledAtEachStep(t *testing.T) {
+	t.Parallel() // it mostly waits
 	f := func(name string, settings ...string) {
 		t.Run(name, func(t *testing.T) {
 			s := start(t, append(settings, "MQTT_AUTH=token")...)
@@ -438,6 +439,7 @@ func (f *rotator) promised(t *testing.T, step string) {
 
 // A server that is killed at any moment of rotations goes on with all of them.
 func TestKilledWhileRotating(t *testing.T) {
+	t.Parallel() // it mostly waits
 	f := func(name string, settings ...string) {
 		t.Run(name, func(t *testing.T) {
 			const devices, kills = 6, 8

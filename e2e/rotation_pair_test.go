@@ -30,6 +30,7 @@ func (p *twins) url() string {
 // killed, whichever has the lease, the other goes on, also with what the dead one
 // was at. Pages of both hear of it.
 func TestTwoProcessesRotate(t *testing.T) {
+	t.Parallel() // it mostly waits
 	dsn := postgrestest.Start(t).New()
 	broker := mosquittotest.Start(t, mosquittotest.Options{})
 	settings := []string{
