@@ -380,3 +380,38 @@ func TestSweepOfNotices(t *testing.T) {
 		}
 	}
 }
+
+// A device that was deleted while it had a secret to fetch does not keep the one
+// that was made in its place from being reminded.
+func TestRemindersOfADeviceMadeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReminders(quiet())
+		var mu sync.Mutex
+		var reminded []int64
+		r.remind = func(_ context.Context, device int64) error {
+			mu.Lock()
+			defer mu.Unlock()
+			reminded = append(reminded, device)
+			return nil
+		}
+		r.listens = func(uint64, string) (bool, bool) { return true, true }
+		again := []fleet.Device{{ID: 8, Key: "aaaaaaaa", Model: fleet.Model{Code: "relay"}}}
+		r.list = func(context.Context) ([]fleet.Device, error) { return again, nil }
+		ctx, cancel := context.WithCancel(context.Background())
+		ended := make(chan error, 1)
+		const name = "iotdevice-relay-aaaaaaaa"
+		r.observe(rotation.News{Device: 7, ClientID: name, To: fleet.RotationPending}) // nobody says that it was deleted
+		r.observe(rotation.News{Device: 8, ClientID: name, To: fleet.RotationPending})
+		go func() { ended <- r.Run(ctx) }()
+		defer func() { cancel(); <-ended }()
+		time.Sleep(2 * remindSync)
+		synctest.Wait()
+		r.arrived(name, 1)
+		time.Sleep(time.Second)
+		mu.Lock()
+		defer mu.Unlock()
+		if !slices.Equal(reminded, []int64{8}) {
+			t.Errorf("reminded %v", reminded)
+		}
+	})
+}

@@ -77,7 +77,9 @@ func (r *reminders) addLocked(device int64, clientID string) {
 
 func (r *reminders) removeLocked(device int64) {
 	if a := r.pending[device]; a != nil {
-		delete(r.byClient, a.clientID)
+		if r.byClient[a.clientID] == device { // else it was deleted, and another one has its client id
+			delete(r.byClient, a.clientID)
+		}
 		delete(r.pending, device)
 		r.some.Store(len(r.pending) > 0)
 	}

@@ -36,6 +36,7 @@ func RotationFleet(t *testing.T, open func(*testing.T) (one, another RotationFle
 	check("each date of a schedule once", fleetSchedule)
 	check("standings", fleetStandings)
 	check("changes by others", fleetForeign)
+	check("what another system left", fleetAdopted)
 	check("leader", fleetLeader)
 }
 
@@ -327,4 +328,23 @@ func fleetLeader(t *testing.T, s, another RotationFleetStore) {
 	}
 	f(epoch, "me")
 	f(epoch.Add(time.Minute), "")
+}
+
+// Whoever knows where the devices stood learns that one that another system left
+// in the middle of a rotation timed out.
+func fleetAdopted(t *testing.T, one, _ RotationFleetStore) {
+	d := newDevice(insertModel(t, one, newModel("relay")), "aaaaaaaa")
+	d.Rotation = fleet.RotationPending
+	id := insertDevice(t, one, d)
+	seen := stand(t, one)[id].Change
+	for _, want := range []int{1, 0} { // the second time there is nothing to do
+		if err := one.AdoptRotations(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		list, err := one.RotationStandings(t.Context(), seen)
+		if err != nil || len(list) != want || want == 1 && list[0].Wire != fleet.RotationTimeout {
+			t.Fatalf("%+v, %v", list, err)
+		}
+		seen = stand(t, one)[id].Change
+	}
 }

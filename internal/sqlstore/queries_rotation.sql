@@ -19,7 +19,7 @@ VALUES (sqlc.arg(device_id), 1, sqlc.arg(wire), sqlc.arg(state), sqlc.arg(old_se
         sqlc.arg(stuck), sqlc.arg(due_at), sqlc.arg(slot_until))
 ON CONFLICT (device_id) DO NOTHING;
 
--- name: AdoptRotations :exec
+-- name: AdoptRotations :execrows
 INSERT INTO rotations (device_id, version, wire, state, old_sealed, new_sealed, old_name, new_name, secret_at, new_at,
                        actor, reason, campaign, urgent, holder, held_until, todo_at, tries, trouble, stuck, due_at, slot_until)
 SELECT d.id, 1, CASE WHEN d.rotation_state = 'QUEUED' THEN 'QUEUED' ELSE 'TIMEOUT' END, '{}', '', '', '', '',
@@ -28,7 +28,7 @@ FROM devices d
 WHERE d.rotation_state IN ('QUEUED', 'PENDING') AND NOT EXISTS (SELECT 1 FROM rotations r WHERE r.device_id = d.id);
 
 -- name: AdoptPending :exec
-UPDATE devices SET rotation_state = 'TIMEOUT'
+UPDATE devices SET rotation_state = 'TIMEOUT', changed = sqlc.arg(changed)
 WHERE rotation_state = 'PENDING' AND EXISTS (SELECT 1 FROM rotations r WHERE r.device_id = devices.id AND r.wire = 'TIMEOUT');
 
 -- name: UpdateRotation :execrows

@@ -178,10 +178,14 @@ func nullMicros(t time.Time) sql.NullInt64 {
 func (d *DB) AdoptRotations(ctx context.Context) error {
 	return d.tx(ctx, func(tx *sql.Tx) error {
 		q := db.New(tx)
-		if err := q.AdoptRotations(ctx); err != nil {
+		if n, err := q.AdoptRotations(ctx); err != nil || n == 0 {
 			return classify(err)
 		}
-		return classify(q.AdoptPending(ctx))
+		change, err := q.NextID(ctx, rotationChanges) // by nobody here, so that every page looks again
+		if err != nil {
+			return classify(err)
+		}
+		return classify(q.AdoptPending(ctx, change))
 	})
 }
 

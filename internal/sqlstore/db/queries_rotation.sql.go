@@ -11,16 +11,16 @@ import (
 )
 
 const adoptPending = `-- name: AdoptPending :exec
-UPDATE devices SET rotation_state = 'TIMEOUT'
+UPDATE devices SET rotation_state = 'TIMEOUT', changed = $1
 WHERE rotation_state = 'PENDING' AND EXISTS (SELECT 1 FROM rotations r WHERE r.device_id = devices.id AND r.wire = 'TIMEOUT')
 `
 
-func (q *Queries) AdoptPending(ctx context.Context) error {
-	_, err := q.db.ExecContext(ctx, adoptPending)
+func (q *Queries) AdoptPending(ctx context.Context, changed int64) error {
+	_, err := q.db.ExecContext(ctx, adoptPending, changed)
 	return err
 }
 
-const adoptRotations = `-- name: AdoptRotations :exec
+const adoptRotations = `-- name: AdoptRotations :execrows
 INSERT INTO rotations (device_id, version, wire, state, old_sealed, new_sealed, old_name, new_name, secret_at, new_at,
                        actor, reason, campaign, urgent, holder, held_until, todo_at, tries, trouble, stuck, due_at, slot_until)
 SELECT d.id, 1, CASE WHEN d.rotation_state = 'QUEUED' THEN 'QUEUED' ELSE 'TIMEOUT' END, '{}', '', '', '', '',
@@ -29,9 +29,12 @@ FROM devices d
 WHERE d.rotation_state IN ('QUEUED', 'PENDING') AND NOT EXISTS (SELECT 1 FROM rotations r WHERE r.device_id = d.id)
 `
 
-func (q *Queries) AdoptRotations(ctx context.Context) error {
-	_, err := q.db.ExecContext(ctx, adoptRotations)
-	return err
+func (q *Queries) AdoptRotations(ctx context.Context) (int64, error) {
+	result, err := q.db.ExecContext(ctx, adoptRotations)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
 }
 
 const countRotations = `-- name: CountRotations :many
