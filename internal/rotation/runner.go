@@ -306,7 +306,16 @@ func (r *Runner) Remind(ctx context.Context, device int64) error {
 	if !apt(Tell, rec.State) {
 		return nil
 	}
-	return r.opts.Notifier.Remind(ctx, device, rec.ClientID, rec.State.Attempt)
+	if err := r.opts.Notifier.Remind(ctx, device, rec.ClientID, rec.State.Attempt); err != nil {
+		return err
+	}
+	// Another process may have ended the attempt, and taken the notice back, before
+	// this one came to the broker, where it would lie until the next attempt ends.
+	now, err := r.opts.Store.Rotation(ctx, device)
+	if err != nil || now.State.Wire == fleet.RotationPending {
+		return err
+	}
+	return r.opts.Notifier.Clear(ctx, device, rec.ClientID)
 }
 
 // handle gives an event to a device and does what follows from it. event gets the

@@ -681,3 +681,44 @@ func TestAdopted(t *testing.T) {
 		}
 	})
 }
+
+// slow is a notifier whose reminder reaches the broker after something else happened.
+type slow struct {
+	rotation.Notifier
+	r        *rig
+	meantime func()
+}
+
+func (s slow) Remind(_ context.Context, device int64, _ string, attempt int64) error {
+	s.meantime()
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	s.r.lies[device] = attempt
+	return nil
+}
+
+// A reminder that another process is at while the attempt ends does not leave a
+// notice of it behind.
+func TestRemindWhileTheAttemptEnds(t *testing.T) {
+	bubble(t, 1, nil, func(t *testing.T, r *rig, all []*sim) {
+		d := all[0]
+		d.queue()
+		time.Sleep(time.Second)
+		d.is(fleet.RotationPending, rotation.Offered)
+		m := mortal{r.db, r.provider.Issuer, r, r.kill}
+		another := rotation.NewRunner(rotation.Options{Store: m, Issuer: m, Box: r.box, Policy: policy(false), Notifier: slow{m, r, func() {
+			if err := r.runner.Abort(t.Context(), d.id); err != nil {
+				t.Error(err)
+			}
+		}}})
+		if err := another.Remind(t.Context(), d.id); err != nil {
+			t.Fatal(err)
+		}
+		d.is(fleet.RotationOK, rotation.Offered)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.lies[d.id] != 0 {
+			t.Error("a notice of the attempt lies at the broker")
+		}
+	})
+}
