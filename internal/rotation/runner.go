@@ -399,9 +399,11 @@ func (r *Runner) take(ctx context.Context, device int64) (unlock func(), rec Rec
 	}
 }
 
-// busy reports whether another process is at it.
+// busy reports whether another process is at it. One that holds it for longer than
+// any does had a wrong clock, and may be dead.
 func (r *Runner) busy(rec *Record) bool {
-	return !r.opts.Sole && rec.Holder != "" && rec.Holder != r.holder && r.now().Before(rec.HeldUntil)
+	left := rec.HeldUntil.Sub(r.now())
+	return !r.opts.Sole && rec.Holder != "" && rec.Holder != r.holder && left > 0 && left <= 10*(r.opts.EffectTimeout+holdSpare)
 }
 
 // commit stores what an event makes of a record, which may be nil for none. left

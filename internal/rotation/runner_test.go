@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -720,5 +721,32 @@ func TestRemindWhileTheAttemptEnds(t *testing.T) {
 		if r.lies[d.id] != 0 {
 			t.Error("a notice of the attempt lies at the broker")
 		}
+	})
+}
+
+// A process whose clock was far ahead, and that was killed, does not keep the next
+// one from going on, nor does what it was at.
+func TestKilledWithAWrongClock(t *testing.T) {
+	var ahead atomic.Int64
+	ahead.Store(int64(365 * 24 * time.Hour))
+	change := func(o *rotation.Options) {
+		wrong := time.Duration(ahead.Swap(0)) // of the first process
+		o.Sole, o.Now = false, func() time.Time { return time.Now().Add(wrong) }
+	}
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, builtIn)
+		r.change = change
+		all := r.devices(2)
+		r.begin(2, true) // the lease, the queue, the start
+		_, _ = r.runner.Queue(t.Context(), all[0].id, true, false, rotation.Ask{})
+		time.Sleep(time.Second)
+		if rec := all[0].record(); !r.kill.killed() || rec.Holder == "" {
+			t.Fatalf("%+v", rec)
+		}
+		r.stop()
+		r.begin(-1, false)
+		defer func() { r.stop() }()
+		time.Sleep(10 * time.Second)
+		all[0].is(fleet.RotationPending, rotation.Offered)
 	})
 }
