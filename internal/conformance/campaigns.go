@@ -485,6 +485,8 @@ func campaignLease(t *testing.T, s CampaignStore) {
 		t.Fatal(err)
 	}
 	f("a", 18, true)
+	f("a", 1e6, true) // the clock is wrong
+	f("b", 19, true)  // and was set right
 	if got, err := s.RotationLease(t.Context(), "x", epoch.Add(time.Second), epoch.Add(time.Hour)); err != nil || got {
 		t.Errorf("%v, %v", got, err)
 	}

@@ -448,4 +448,8 @@ func rotationLease(t *testing.T, s RotationStore) {
 		t.Fatal(err)
 	}
 	f("a", 18, true)
+	f("b", -72, false) // its clock may be that much behind
+	f("a", 1e6, true)  // the clock is wrong
+	f("b", 19, true)   // and was set right
+	f("a", 20, false)
 }

@@ -94,7 +94,8 @@ type CampaignStore interface {
 	LateDevices(ctx context.Context, since time.Time, limit int) ([]Late, error)
 
 	// CampaignLease gives the lease to holder until then, if holder has it or nobody
-	// had it at now, and reports whether it did.
+	// had it at now, and reports whether it did. One of a wrong clock is nobody's, as
+	// in Store.
 	CampaignLease(ctx context.Context, holder string, now, until time.Time) (bool, error)
 	// ReleaseCampaignLease ends the holder's lease.
 	ReleaseCampaignLease(ctx context.Context, holder string) error

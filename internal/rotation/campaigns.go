@@ -432,7 +432,8 @@ var errNotLed = errors.New("another process looks after the campaigns")
 // lead takes or keeps the lease.
 func (r *campaigning) lead(ctx context.Context) error {
 	now := r.now()
-	if now.Before(r.until) && r.until.Sub(now) >= r.opts.Lease*2/3 {
+	// One that is longer than it can be is of before the clock was set back.
+	if left := r.until.Sub(now); left > 0 && left >= r.opts.Lease*2/3 && left <= r.opts.Lease {
 		return nil
 	}
 	until := now.Add(r.opts.Lease)

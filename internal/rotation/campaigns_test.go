@@ -269,10 +269,10 @@ func TestCampaignCanaryFails(t *testing.T) {
 		if m := o.member(id, canary); m.State != rotation.TurnFailed || m.Wave != 1 || m.Reason == "" {
 			t.Errorf("%+v", m)
 		}
-		if got := metric(t, r, "iot_rotation_campaign_failure_rate", fmt.Sprint(id)); got != 1 {
+		time.Sleep(30 * time.Second)
+		if got := metric(t, r, "iot_rotation_campaign_failure_rate", fmt.Sprint(id)); got != 1 { // as of the round after
 			t.Errorf("failure rate %v", got)
 		}
-		time.Sleep(30 * time.Second)
 		for _, d := range all[1:] {
 			if n, _ := attempts(t, d); n > 0 {
 				t.Error("a device has begun in a pause")

@@ -474,7 +474,7 @@ func TestCycleRespectsLease(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Now()
-	if got, err := o.db.RotationLease(t.Context(), "another", now, now.Add(time.Hour)); err != nil || !got {
+	if got, err := o.db.RotationLease(t.Context(), "another", now, now.Add(10*time.Second)); err != nil || !got {
 		t.Fatal(got, err)
 	}
 	if led, err := o.runner.Cycle(t.Context()); err != nil || led {

@@ -70,7 +70,8 @@ func (r *Runner) leaseEnds(now time.Time) time.Time {
 // round does what is to be done now, and starts what takes long.
 func (r *running) round(ctx context.Context) error {
 	now := r.now()
-	if led := now.Before(r.until); !led || r.until.Sub(now) < r.opts.Lease*2/3 {
+	// One that is longer than it can be is of before the clock was set back.
+	if led, left := now.Before(r.until), r.until.Sub(now); !led || left < r.opts.Lease*2/3 || left > r.opts.Lease {
 		until := now.Add(r.opts.Lease)
 		got, err := r.opts.Store.RotationLease(ctx, r.holder, r.leaseEnds(now), until)
 		if err != nil || !got {

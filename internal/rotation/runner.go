@@ -307,7 +307,16 @@ func (r *Runner) Remind(ctx context.Context, device int64) error {
 	if !apt(Tell, rec.State) {
 		return nil
 	}
-	return r.opts.Notifier.Remind(ctx, device, rec.ClientID, rec.State.Attempt)
+	if err := r.opts.Notifier.Remind(ctx, device, rec.ClientID, rec.State.Attempt); err != nil {
+		return err
+	}
+	// Another process may have ended the attempt, and taken the notice back, before
+	// this one came to the broker, where it would lie until the next attempt ends.
+	now, err := r.opts.Store.Rotation(ctx, device)
+	if err != nil || now.State.Wire == fleet.RotationPending {
+		return err
+	}
+	return r.opts.Notifier.Clear(ctx, device, rec.ClientID)
 }
 
 // handle gives an event to a device and does what follows from it. event gets the
@@ -391,9 +400,11 @@ func (r *Runner) take(ctx context.Context, device int64) (unlock func(), rec Rec
 	}
 }
 
-// busy reports whether another process is at it.
+// busy reports whether another process is at it. One that holds it for longer than
+// any does had a wrong clock, and may be dead.
 func (r *Runner) busy(rec *Record) bool {
-	return !r.opts.Sole && rec.Holder != "" && rec.Holder != r.holder && r.now().Before(rec.HeldUntil)
+	left := rec.HeldUntil.Sub(r.now())
+	return !r.opts.Sole && rec.Holder != "" && rec.Holder != r.holder && left > 0 && left <= 10*(r.opts.EffectTimeout+holdSpare)
 }
 
 // commit stores what an event makes of a record, which may be nil for none. left

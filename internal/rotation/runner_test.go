@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -679,5 +680,73 @@ func TestAdopted(t *testing.T) {
 				t.Error("locked out")
 			}
 		}
+	})
+}
+
+// slow is a notifier whose reminder reaches the broker after something else happened.
+type slow struct {
+	rotation.Notifier
+	r        *rig
+	meantime func()
+}
+
+func (s slow) Remind(_ context.Context, device int64, _ string, attempt int64) error {
+	s.meantime()
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	s.r.lies[device] = attempt
+	return nil
+}
+
+// A reminder that another process is at while the attempt ends does not leave a
+// notice of it behind.
+func TestRemindWhileTheAttemptEnds(t *testing.T) {
+	bubble(t, 1, nil, func(t *testing.T, r *rig, all []*sim) {
+		d := all[0]
+		d.queue()
+		time.Sleep(time.Second)
+		d.is(fleet.RotationPending, rotation.Offered)
+		m := mortal{r.db, r.provider.Issuer, r, r.kill}
+		another := rotation.NewRunner(rotation.Options{Store: m, Issuer: m, Box: r.box, Policy: policy(false), Notifier: slow{m, r, func() {
+			if err := r.runner.Abort(t.Context(), d.id); err != nil {
+				t.Error(err)
+			}
+		}}})
+		if err := another.Remind(t.Context(), d.id); err != nil {
+			t.Fatal(err)
+		}
+		d.is(fleet.RotationOK, rotation.Offered)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.lies[d.id] != 0 {
+			t.Error("a notice of the attempt lies at the broker")
+		}
+	})
+}
+
+// A process whose clock was far ahead, and that was killed, does not keep the next
+// one from going on, nor does what it was at.
+func TestKilledWithAWrongClock(t *testing.T) {
+	var ahead atomic.Int64
+	ahead.Store(int64(365 * 24 * time.Hour))
+	change := func(o *rotation.Options) {
+		wrong := time.Duration(ahead.Swap(0)) // of the first process
+		o.Sole, o.Now = false, func() time.Time { return time.Now().Add(wrong) }
+	}
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, builtIn)
+		r.change = change
+		all := r.devices(2)
+		r.begin(2, true) // the lease, the queue, the start
+		_, _ = r.runner.Queue(t.Context(), all[0].id, true, false, rotation.Ask{})
+		time.Sleep(time.Second)
+		if rec := all[0].record(); !r.kill.killed() || rec.Holder == "" {
+			t.Fatalf("%+v", rec)
+		}
+		r.stop()
+		r.begin(-1, false)
+		defer func() { r.stop() }()
+		time.Sleep(10 * time.Second)
+		all[0].is(fleet.RotationPending, rotation.Offered)
 	})
 }

@@ -139,7 +139,8 @@ type Store interface {
 	// last first.
 	RotationAttempts(ctx context.Context, device int64, limit int) ([]Attempt, error)
 	// RotationLease gives the lease to holder until then, if holder has it or
-	// nobody had it at now, and reports whether it did.
+	// nobody had it at now, and reports whether it did. A lease that ends ten times as
+	// late as this one is of a wrong clock, and is nobody's.
 	RotationLease(ctx context.Context, holder string, now, until time.Time) (bool, error)
 	// ReleaseRotationLease ends the holder's lease.
 	ReleaseRotationLease(ctx context.Context, holder string) error

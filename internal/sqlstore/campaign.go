@@ -352,7 +352,7 @@ func (d *DB) LateDevices(ctx context.Context, since time.Time, limit int) ([]rot
 // CampaignLease implements rotation.CampaignStore.
 func (d *DB) CampaignLease(ctx context.Context, holder string, now, until time.Time) (got bool, err error) {
 	err = d.tx(ctx, func(tx *sql.Tx) error {
-		n, err := db.New(tx).TakeCampaignLease(ctx, db.TakeCampaignLeaseParams{Holder: holder, Until: micros(until), Mine: holder, Now: micros(now)})
+		n, err := db.New(tx).TakeCampaignLease(ctx, db.TakeCampaignLeaseParams{Holder: holder, Until: micros(until), Mine: holder, Now: micros(now), Far: micros(farLease(now, until))})
 		got = n > 0
 		return classify(err)
 	})

@@ -102,7 +102,7 @@ ORDER BY c.campaign_id, c.device_id, a.attempt LIMIT sqlc.arg(most);
 
 -- name: TakeCampaignLease :execrows
 UPDATE rotation_lease SET holder = sqlc.arg(holder), until = sqlc.arg(until)
-WHERE name = 'campaigns' AND (holder = sqlc.arg(mine) OR until <= sqlc.arg(now));
+WHERE name = 'campaigns' AND (holder = sqlc.arg(mine) OR until <= sqlc.arg(now) OR until > sqlc.arg(far));
 
 -- name: DropCampaignLease :exec
 UPDATE rotation_lease SET until = 0 WHERE name = 'campaigns' AND holder = sqlc.arg(holder);

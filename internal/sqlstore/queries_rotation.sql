@@ -98,7 +98,7 @@ WHERE device_id = sqlc.arg(device_id) AND attempt >= sqlc.arg(attempt) ORDER BY 
 
 -- name: TakeRotationLease :execrows
 UPDATE rotation_lease SET holder = sqlc.arg(holder), until = sqlc.arg(until)
-WHERE name = 'runner' AND (holder = sqlc.arg(mine) OR until <= sqlc.arg(now));
+WHERE name = 'runner' AND (holder = sqlc.arg(mine) OR until <= sqlc.arg(now) OR until > sqlc.arg(far));
 
 -- name: DropRotationLease :exec
 UPDATE rotation_lease SET until = 0 WHERE name = 'runner' AND holder = sqlc.arg(holder);

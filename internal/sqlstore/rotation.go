@@ -259,10 +259,15 @@ func (d *DB) RotationAttempts(ctx context.Context, device int64, limit int) ([]r
 	return list, nil
 }
 
+// farLease returns until when a lease may be that is taken at now for until. One
+// that is longer was taken by a process whose clock was wrong, and that may have
+// been killed: nobody else would get it before it is that time.
+func farLease(now, until time.Time) time.Time { return until.Add(9 * until.Sub(now)) }
+
 // RotationLease implements rotation.Store.
 func (d *DB) RotationLease(ctx context.Context, holder string, now, until time.Time) (got bool, err error) {
 	err = d.tx(ctx, func(tx *sql.Tx) error {
-		n, err := db.New(tx).TakeRotationLease(ctx, db.TakeRotationLeaseParams{Holder: holder, Until: micros(until), Mine: holder, Now: micros(now)})
+		n, err := db.New(tx).TakeRotationLease(ctx, db.TakeRotationLeaseParams{Holder: holder, Until: micros(until), Mine: holder, Now: micros(now), Far: micros(farLease(now, until))})
 		got = n > 0
 		return classify(err)
 	})

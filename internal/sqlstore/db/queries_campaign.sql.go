@@ -773,7 +773,7 @@ func (q *Queries) SkipOpenCampaignDevices(ctx context.Context, arg SkipOpenCampa
 
 const takeCampaignLease = `-- name: TakeCampaignLease :execrows
 UPDATE rotation_lease SET holder = $1, until = $2
-WHERE name = 'campaigns' AND (holder = $3 OR until <= $4)
+WHERE name = 'campaigns' AND (holder = $3 OR until <= $4 OR until > $5)
 `
 
 type TakeCampaignLeaseParams struct {
@@ -781,6 +781,7 @@ type TakeCampaignLeaseParams struct {
 	Until  int64
 	Mine   string
 	Now    int64
+	Far    int64
 }
 
 func (q *Queries) TakeCampaignLease(ctx context.Context, arg TakeCampaignLeaseParams) (int64, error) {
@@ -789,6 +790,7 @@ func (q *Queries) TakeCampaignLease(ctx context.Context, arg TakeCampaignLeasePa
 		arg.Until,
 		arg.Mine,
 		arg.Now,
+		arg.Far,
 	)
 	if err != nil {
 		return 0, err

@@ -706,7 +706,7 @@ func (q *Queries) SetSealedSecret(ctx context.Context, arg SetSealedSecretParams
 
 const takeRotationLease = `-- name: TakeRotationLease :execrows
 UPDATE rotation_lease SET holder = $1, until = $2
-WHERE name = 'runner' AND (holder = $3 OR until <= $4)
+WHERE name = 'runner' AND (holder = $3 OR until <= $4 OR until > $5)
 `
 
 type TakeRotationLeaseParams struct {
@@ -714,6 +714,7 @@ type TakeRotationLeaseParams struct {
 	Until  int64
 	Mine   string
 	Now    int64
+	Far    int64
 }
 
 func (q *Queries) TakeRotationLease(ctx context.Context, arg TakeRotationLeaseParams) (int64, error) {
@@ -722,6 +723,7 @@ func (q *Queries) TakeRotationLease(ctx context.Context, arg TakeRotationLeasePa
 		arg.Until,
 		arg.Mine,
 		arg.Now,
+		arg.Far,
 	)
 	if err != nil {
 		return 0, err
