@@ -126,6 +126,11 @@ func missing(clientID string, err error) error {
 // Ensure implements registry.Issuer. A client that is as it should be is only
 // read: to write one has effects of its own where secrets rotate.
 func (s *Issuer) Ensure(ctx context.Context, c registry.Client) (created bool, err error) {
+	leave, err := s.alone(ctx, c.ID)
+	if err != nil {
+		return false, err
+	}
+	defer leave()
 	for range 3 { // somebody may delete it meanwhile
 		var made bool
 		made, err = s.ensure(ctx, c)

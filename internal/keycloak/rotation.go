@@ -26,6 +26,11 @@ func (s *Issuer) Both(context.Context, string, string, string) (oldName, newName
 // Only implements rotation.Issuer. The secret is read again once it is set: what
 // policies of the realm make of a change, only that tells.
 func (s *Issuer) Only(ctx context.Context, clientID, secret string) (at time.Time, err error) {
+	leave, err := s.alone(ctx, clientID)
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer leave()
 	now, _, err := s.dated(ctx, clientID)
 	if err != nil {
 		return time.Time{}, err
