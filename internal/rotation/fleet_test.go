@@ -379,7 +379,7 @@ func TestFleetMetrics(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, id := range ids[2:4] { // so that they stay in the queue
-			o.put(id, func(r *rotation.Record) { r.Holder, r.HeldUntil = "another", time.Now().Add(time.Hour) })
+			o.put(id, func(r *rotation.Record) { r.Holder, r.HeldUntil = "another", time.Now().Add(5*time.Minute) })
 		}
 		stop := o.run()
 		defer stop()

@@ -131,6 +131,9 @@ func (s *Server) triggerRotation(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if r.ContentLength > s.maxBody { // there is none to be read, and who sends that means something else
+		return fleet.E(fleet.TooLarge, nil, "The request body has more than %d bytes", s.maxBody)
+	}
 	var only []int64
 	if sc := s.scope(r); !sc.whole() {
 		only = []int64{}
