@@ -86,6 +86,7 @@ func TestWindows(t *testing.T) {
 
 // Next and Spend jump from edge to edge; minute by minute it comes to the same.
 func TestWindowsRandom(t *testing.T) {
+	lengthy(t)
 	rapid.Check(t, func(t *rapid.T) {
 		w := rotation.Windows{Zone: rapid.SampledFrom([]string{"", "Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Australia/Lord_Howe"}).Draw(t, "zone")}
 		for range rapid.IntRange(1, 3).Draw(t, "windows") {

@@ -296,6 +296,7 @@ func TestCampaignCanaryFails(t *testing.T) {
 // Too many failures pause the campaign, but not before enough is known; those in
 // flight go on.
 func TestCampaignPauses(t *testing.T) {
+	lengthy(t)
 	staff(t, 12, false, func(t *testing.T, r *rig, o *office, all []*sim) {
 		id := o.create(rotation.CampaignDraft{Rules: rotation.CampaignRules{InFlight: 2, PauseRate: 0.3, PauseMin: 4}})
 		silent := []*sim{all[0], all[3], all[4]}
@@ -366,6 +367,7 @@ func TestCampaignWithoutCanary(t *testing.T) {
 
 // A window over midnight: nobody begins outside of it.
 func TestCampaignWindow(t *testing.T) {
+	lengthy(t)
 	staff(t, 16, false, func(t *testing.T, r *rig, o *office, all []*sim) {
 		azores, err := time.LoadLocation("Atlantic/Azores") // where it is an hour before midnight when the test begins, a Friday
 		if err != nil {
@@ -492,6 +494,7 @@ func TestCampaignBusy(t *testing.T) {
 // Whatever the process is killed at, with or without an effect: the next one goes
 // on, no device is rotated twice, and none is left out.
 func TestCampaignKilled(t *testing.T) {
+	lengthy(t)
 	for _, effect := range []bool{false, true} {
 		n := 0
 		for ; n < 100; n++ {
@@ -567,6 +570,7 @@ func TestCampaignTwoProcesses(t *testing.T) {
 // the process costs no more than with a few. The test looks for what is out of all
 // proportion only; BenchmarkCampaignRound has the figures.
 func TestCampaignLarge(t *testing.T) {
+	lengthy(t)
 	r := newRig(t, builtIn)
 	r.fleet(10_000)
 	r.begin(-1, false)

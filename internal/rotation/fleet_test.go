@@ -186,6 +186,7 @@ func TestTriggerHeld(t *testing.T) {
 // clock and however many processes there are. LAST_SCHEDULED_AT is the date, not
 // when it was carried out.
 func TestD48Schedule(t *testing.T) {
+	lengthy(t)
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "test.db")
 		var skew atomic.Int64 // of the clock
@@ -454,6 +455,7 @@ func TestD42AskedForIsNext(t *testing.T) {
 // D44: no job is needed. A device that never comes does not keep the others from
 // being rotated.
 func TestD44NoJob(t *testing.T) {
+	lengthy(t)
 	bubble(t, 3, nil, func(t *testing.T, r *rig, all []*sim) {
 		if _, err := rotation.NewFleet(rotation.FleetOptions{Store: r.db, Runner: r.runner}).Trigger(t.Context(), nil, rotation.Ask{}); err != nil {
 			t.Fatal(err)

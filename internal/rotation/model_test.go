@@ -200,13 +200,15 @@ func (w *world) recovers() bool {
 	return false
 }
 
-// notices reports whether the notice lies at the broker if and only if there is
-// something to be fetched, when everything was done.
+// notices reports whether the notice lies at the broker if there is something to
+// be fetched and the device did not ask for it by itself, and not if there is
+// nothing, when everything was done.
 func (w *world) notices() bool {
 	c := *w
 	c.accepts, c.doing, c.answers = slices.Clone(w.accepts), slices.Clone(w.doing), nil
 	c.finish()
-	return c.notice == (c.state.Wire == fleet.RotationPending && c.state.Step == rotation.Offered)
+	waits := c.state.Wire == fleet.RotationPending && c.state.Step == rotation.Offered
+	return c.notice == waits || waits && c.state.Asked
 }
 
 // succeeds reports whether a person who asks for a rotation gets one, when

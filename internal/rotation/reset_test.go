@@ -95,6 +95,7 @@ func everywhere(t *testing.T, f func(*testing.T, *rig, *sim)) {
 // A package that is put into the device at any moment is good, at once or when it
 // is its turn, and stays so.
 func TestPackage(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	everywhere(t, func(t *testing.T, r *rig, d *sim) {
 		before := d.record()
@@ -127,6 +128,7 @@ func TestPackage(t *testing.T) {
 // After a reset there is one secret that is good, and nobody gets it for a token
 // of before.
 func TestReset(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	everywhere(t, func(t *testing.T, r *rig, d *sim) {
 		known := []string{d.secret} // also to others
@@ -236,6 +238,7 @@ func TestResetKilled(t *testing.T) {
 // A device that is revoked takes no part, keeps what it has, and goes on when it
 // is restored. The others do not wait for it.
 func TestRevoked(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	everywhere(t, func(t *testing.T, r *rig, d *sim) {
 		r.stop()

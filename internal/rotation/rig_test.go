@@ -282,6 +282,9 @@ func (m mortal) Tell(ctx context.Context, device int64, clientID string, attempt
 	return m.k.do(func() error {
 		// Nobody is told of what did not happen.
 		rec, err := m.Store.Rotation(ctx, device)
+		if ctx.Err() != nil { // the process ends, and tells nobody anything
+			return ctx.Err()
+		}
 		if err != nil || rec.State.Wire != fleet.RotationPending || rec.State.Step != rotation.Offered || rec.ClientID != clientID || rec.State.Attempt != attempt || !rec.State.Noticed {
 			m.r.t.Errorf("told in %+v, %v", rec.State, err)
 		}

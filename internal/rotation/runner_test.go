@@ -360,6 +360,7 @@ func TestStuck(t *testing.T) {
 // A broker that is away gets the notice taken back when it returns. Nobody has to
 // look at that, and nothing waits for it.
 func TestClear(t *testing.T) {
+	lengthy(t)
 	bubble(t, 2, nil, func(t *testing.T, r *rig, all []*sim) {
 		d := all[0]
 		d.queue()
@@ -529,6 +530,7 @@ func TestMissingDevice(t *testing.T) {
 // Who is silent has a slot for a while only, and the others go on. Never more have
 // a secret to prove than there are slots, not even when the silent ones come.
 func TestSilent(t *testing.T) {
+	lengthy(t)
 	t.Parallel()
 	bubble(t, 10, func(o *rotation.Options) { o.SilentAfter = 20 * time.Second }, func(t *testing.T, r *rig, all []*sim) {
 		silent := func(n int) bool { return n%2 == 0 }
