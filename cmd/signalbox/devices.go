@@ -261,11 +261,14 @@ func (c *devicesRevoke) Run(ctx context.Context, term terminal) error {
 	return c.use(ctx, term, term.out, func(f *tail.Fleet) error { return f.Revoke(ctx, c.Device) })
 }
 
-type devicesRestore struct{ oneDevice }
+type devicesRestore struct {
+	oneDevice
+	NewSecret bool `help:"Give it another secret, and destroy every one that it had: for one whose secret somebody else may know. It has to be provisioned anew."`
+}
 
 // Run restores the credential.
 func (c *devicesRestore) Run(ctx context.Context, term terminal) error {
-	return c.use(ctx, term, term.out, func(f *tail.Fleet) error { return f.Restore(ctx, c.Device) })
+	return c.use(ctx, term, term.out, func(f *tail.Fleet) error { return f.Restore(ctx, c.Device, c.NewSecret) })
 }
 
 type devicesDelete struct {

@@ -41,6 +41,35 @@ func TestKilledAtEveryStep(t *testing.T) {
 	f("keycloak", realm, false)
 }
 
+// D37: the process dies after the provider took the new secret and before that is
+// committed. Both secrets were committed before, so that the next one goes on.
+func TestD37DeathAfterTheProviderTookIt(t *testing.T) {
+	for name, with := range map[string]func(*rig) provider{"built-in": builtIn, "keycloak": realm} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, with)
+				d := r.devices(1)[0]
+				r.begin(-1, false)
+				defer func() { r.stop() }()
+				r.kill.mu.Lock()
+				r.kill.change = true
+				r.kill.mu.Unlock()
+				d.queue()
+				until(t, []*sim{d}, r.kill.killed)
+				r.stop()
+				r.begin(-1, false)
+				until(t, []*sim{d}, func() bool {
+					rec := d.record()
+					return rec.State.Step == rotation.Idle && !rec.State.CompletedAt.IsZero()
+				})
+				if !d.login() {
+					t.Errorf("locked out in %+v", d.record())
+				}
+			})
+		})
+	}
+}
+
 // killed reports whether the process was killed before the attempt was over.
 func killed(t *testing.T, with func(*rig) provider, things int, effect, always bool) (was bool) {
 	r := newRig(t, with)

@@ -199,7 +199,20 @@ type killer struct {
 	mu     sync.Mutex
 	left   int // -1: it is never killed
 	effect bool
+	change bool // it is killed right after it changed something at the provider
 	dead   bool
+}
+
+// changed kills the process if it is to die of its first change at the provider,
+// which took effect.
+func (k *killer) changed(err error) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err == nil && k.change {
+		k.dead = true
+		return errKilled
+	}
+	return err
 }
 
 // do does a thing.
@@ -269,12 +282,12 @@ func (m mortal) Secret(ctx context.Context, id string) (text string, err error) 
 }
 
 func (m mortal) Both(ctx context.Context, id, old, new string) (a, b string, err error) {
-	err = m.k.do(func() error { a, b, err = m.issuer.Both(ctx, id, old, new); return err })
+	err = m.k.changed(m.k.do(func() error { a, b, err = m.issuer.Both(ctx, id, old, new); return err }))
 	return a, b, err
 }
 
 func (m mortal) Only(ctx context.Context, id, secret string) (at time.Time, err error) {
-	err = m.k.do(func() error { at, err = m.issuer.Only(ctx, id, secret); return err })
+	err = m.k.changed(m.k.do(func() error { at, err = m.issuer.Only(ctx, id, secret); return err }))
 	return at, err
 }
 

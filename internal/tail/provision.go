@@ -321,7 +321,7 @@ func (f *Fleet) Revoke(ctx context.Context, name string) error {
 		Sessions *int    `json:"sessions_closed"`
 		Error    *string `json:"client_error"`
 	}
-	d, err := f.ask(ctx, name, "revoke", &said)
+	d, err := f.ask(ctx, name, "revoke", nil, &said)
 	if err != nil {
 		return outcome(ctx, err)
 	}
@@ -332,22 +332,28 @@ func (f *Fleet) Revoke(ctx context.Context, name string) error {
 	return f.revoked(ctx, text, said.Error)
 }
 
-// Restore makes the credential of a device good again.
-func (f *Fleet) Restore(ctx context.Context, name string) error {
+// Restore makes the credential of a device good again. With fresh it gets another
+// secret instead, and every one that it had is destroyed: it has to be provisioned
+// anew.
+func (f *Fleet) Restore(ctx context.Context, name string, fresh bool) error {
 	var said struct {
 		Error *string `json:"client_error"`
 	}
-	d, err := f.ask(ctx, name, "restore", &said)
+	var body any
+	if fresh {
+		body = map[string]bool{"new_secret": true}
+	}
+	d, err := f.ask(ctx, name, "restore", body, &said)
 	if err != nil {
 		return outcome(ctx, err)
 	}
 	return f.revoked(ctx, d.Key+" is restored", said.Error)
 }
 
-func (f *Fleet) ask(ctx context.Context, name, what string, said any) (device, error) {
+func (f *Fleet) ask(ctx context.Context, name, what string, body, said any) (device, error) {
 	d, err := f.find(ctx, name)
 	if err == nil {
-		err = f.api.call(ctx, http.MethodPost, f.target(d, what), issuerTime, nil, said)
+		err = f.api.call(ctx, http.MethodPost, f.target(d, what), issuerTime, body, said)
 	}
 	return d, err
 }

@@ -93,7 +93,8 @@ func TestFleet(t *testing.T) {
 	f(func(c *Fleet) error { return c.Link(ctx, "hall", "nvs", 12288, time.Hour) }, "http://x/p/y\n", `{"expires_in_seconds":3600,"format":"nvs","partition_size":12288}`)
 	f(func(c *Fleet) error { return c.Create(ctx, "relay", "{}") }, "bbbbbbbb\n", `{"config":"{}","device_model_id":1}`)
 	f(func(c *Fleet) error { return c.Revoke(ctx, "hall") }, "aaaaaaaa is revoked; 2 MQTT sessions were closed\n", "")
-	f(func(c *Fleet) error { return c.Restore(ctx, "hall") }, "asked again: away\n", "")
+	f(func(c *Fleet) error { return c.Restore(ctx, "hall", false) }, "asked again: away\n", "")
+	f(func(c *Fleet) error { return c.Restore(ctx, "hall", true) }, "asked again: away\n", `{"new_secret":true}`)
 	f(func(c *Fleet) error { return c.Delete(ctx, "hall", func(string) bool { return true }) }, "aaaaaaaa is deleted\n", "")
 
 	client, _, _, _ := fleetAt(t, map[string]string{"GET /api/devices": oneDevice})

@@ -258,6 +258,19 @@ area("people", {}, (w) => {
     await button(v, "Restore the device").click();
     await button(v, "Revoke …").waitFor();
     expect((await w.server.api<{ revoked: boolean }>(`/api/devices/${d.id}`)).revoked).toBe(false);
+
+    // Somebody knows its secret: it gets another one.
+    const secret = async () =>
+      (await w.server.api<{ client_secret: string }>(`/api/devices/${d.id}/credentials`)).client_secret;
+    const before = await secret();
+    await button(v, "Revoke …").click();
+    await button(v, "Revoke the device").click();
+    await button(v, "Restore …").click();
+    await v.page.getByLabel("Somebody else may know its secret: give it another one").check();
+    await look(v, "restore-new-secret");
+    await button(v, "Restore the device").click();
+    await button(v, "Revoke …").waitFor();
+    expect(await secret()).not.toBe(before);
   });
 
   test("a session that ends under an open log loses and doubles nothing", async () => {

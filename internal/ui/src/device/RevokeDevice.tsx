@@ -6,12 +6,14 @@ import type { Device } from "../api/types";
 import { Confirm } from "../parts/Confirm";
 import { deviceTitle } from "../parts/DeviceHead";
 import { useToast } from "../parts/toast";
+import "./settings.css";
 
 /** Locks a device out, or lets it in again. */
 export function RevokeDevice({ device }: { device: Device }) {
   const queries = useQueryClient();
   const toast = useToast();
   const [asking, setAsking] = useState(false);
+  const [fresh, setFresh] = useState(false);
   const name = deviceTitle(device);
   const { revoked } = device;
   return (
@@ -28,8 +30,14 @@ export function RevokeDevice({ device }: { device: Device }) {
           onClose={() => setAsking(false)}
           run={async () => {
             const path = `/api/devices/${device.id}/${revoked ? "restore" : "revoke"}`;
-            const answer = await request<{ client_error?: string | null } | undefined>(path, { method: "POST" });
-            const done = revoked ? `${name} is let in again.` : `${name} is locked out.`;
+            const answer = await request<{ client_error?: string | null } | undefined>(path, {
+              method: "POST",
+              ...(revoked && fresh && { body: { new_secret: true } }),
+            });
+            const restored = fresh
+              ? `${name} has another secret. Provision it: it cannot log in before.`
+              : `${name} is let in again.`;
+            const done = revoked ? restored : `${name} is locked out.`;
             if (answer?.client_error) {
               const left = `What gives out its tokens could not be told yet, and is tried again: ${answer.client_error}`;
               toast({ kind: "error", text: `${done} ${left}` });
@@ -40,7 +48,17 @@ export function RevokeDevice({ device }: { device: Device }) {
           }}
         >
           {revoked ? (
-            <p>Its secret and its tokens are taken again, and it can connect and log as before.</p>
+            <>
+              <p>
+                {fresh
+                  ? "It gets another secret, and every one that it had is destroyed. It can log in once it was provisioned anew."
+                  : "Its secret and its tokens are taken again, and it can connect and log as before."}
+              </p>
+              <label className="fresh-secret">
+                <input type="checkbox" checked={fresh} onChange={(e) => setFresh(e.target.checked)} />
+                Somebody else may know its secret: give it another one
+              </label>
+            </>
           ) : (
             <>
               <p>
