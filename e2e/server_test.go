@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,6 +36,7 @@ type server struct {
 	log      string // the file with the program's output, of all its lives
 
 	api, internal, mqtt string // host:port
+	streams             string // host:port of where readers open streams; "" is api
 
 	http *http.Client
 
@@ -198,6 +200,15 @@ func (s *server) url(path string) string {
 		return "https://" + s.api + path
 	}
 	return "http://" + s.api + path
+}
+
+// streamURL returns where a stream with a request id is opened.
+func (s *server) streamURL(requestID string) string {
+	u := "/api/sse/stream?request_id=" + url.QueryEscape(requestID)
+	if s.streams != "" {
+		return "http://" + s.streams + u
+	}
+	return s.url(u)
 }
 
 // reply is the answer to a request.

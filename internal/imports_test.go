@@ -29,6 +29,7 @@ var outside = map[string][]string{
 	"config":        {},
 	"mosquittotest": {},
 	"postgrestest":  {},
+	"rabbitmqtest":  {},
 	"elastictest":   {},
 	"oidctest":      {},
 	"keycloaktest":  {},
