@@ -175,7 +175,7 @@ type brokerGuard struct {
 	names []string // client ids whose right ended
 
 	closing sync.Mutex        // held while connections are closed and counted
-	closed  map[string]recent // what Run closed of late, by client id
+	closed  map[string]recent // what was closed of late, by client id
 }
 
 // recent is how many connections were closed, and when last.
@@ -225,11 +225,7 @@ func (g *brokerGuard) Run(ctx context.Context) error {
 			g.names = nil
 			g.mu.Unlock()
 			for _, clientID := range names {
-				g.closing.Lock()
-				if n := g.close(clientID); n > 0 {
-					g.closed[clientID] = recent{g.closed[clientID].n + n, time.Now()}
-				}
-				g.closing.Unlock()
+				g.close(clientID)
 			}
 		case <-tick.C:
 			g.closing.Lock()
@@ -256,21 +252,24 @@ func (g *brokerGuard) sweep(ctx context.Context) {
 	}
 }
 
-func (g *brokerGuard) close(clientID string) int {
-	closed := g.server.CloseClient(clientID)
-	if closed > 0 {
+// close closes what a client id has open, and notes how many connections that were.
+func (g *brokerGuard) close(clientID string) {
+	g.closing.Lock()
+	defer g.closing.Unlock()
+	if n := g.server.CloseClient(clientID); n > 0 {
+		g.closed[clientID] = recent{g.closed[clientID].n + n, time.Now()}
 		g.log.Info("the MQTT connection of a device was closed, as its right to it ended", "client_id", clientID)
 	}
-	return closed
 }
 
 // CloseSessions closes what the device has open, and returns how many
 // connections that were, with those that Run closed just before, when it heard
-// of the same.
+// of the same or looked at all.
 func (g *brokerGuard) CloseSessions(_ context.Context, d fleet.DeviceRef) (int, error) {
+	g.close(d.ClientID)
 	g.closing.Lock()
 	defer g.closing.Unlock()
-	n := g.close(d.ClientID) + g.closed[d.ClientID].n
+	n := g.closed[d.ClientID].n
 	delete(g.closed, d.ClientID)
 	return n, nil
 }
