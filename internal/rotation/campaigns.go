@@ -383,37 +383,12 @@ func (s *Campaigns) now() time.Time { return clean(s.opts.Now()) }
 func (s *Campaigns) Run(ctx context.Context) error {
 	run := &campaigning{Campaigns: s, back: map[int64]time.Time{}, aborted: map[int64]time.Time{}}
 	defer func() {
-		if run.until.IsZero() {
-			return
-		}
-		// The next one need not wait for the end of the lease.
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-		defer cancel()
-		if err := s.opts.Store.ReleaseCampaignLease(last, s.holder); err != nil {
-			s.opts.Log.WarnContext(last, "the lease of the campaigns is kept to its end", "err", err)
+		if !run.until.IsZero() {
+			giveUp(ctx, s.opts.Store.ReleaseCampaignLease, s.holder, s.opts.Log, "campaigns")
 		}
 	}()
-	poll := time.NewTicker(s.opts.Poll)
-	defer poll.Stop()
-	failing := false
-	for {
-		err := run.round(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil && !failing:
-			s.opts.Log.WarnContext(ctx, "campaigns do not get on", "err", err)
-		case err == nil && failing:
-			s.opts.Log.InfoContext(ctx, "campaigns get on again")
-		}
-		failing = err != nil
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-poll.C:
-		case <-s.wake:
-		}
-	}
+	rounds(ctx, run.round, s.opts.Poll, s.wake, s.opts.Log, "campaigns")
+	return nil
 }
 
 // campaigning is the state of Run.

@@ -2,7 +2,6 @@ package rotation
 
 import (
 	"context"
-	"time"
 )
 
 // cycleRounds bounds what one Cycle does: a time-out makes room for the next
@@ -15,14 +14,7 @@ const cycleRounds = 10
 // if another process does so already.
 func (r *Runner) Cycle(ctx context.Context) (led bool, err error) {
 	run := &running{Runner: r, at: map[int64]bool{}}
-	defer func() {
-		run.wait.Wait()
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-		defer cancel()
-		if err := r.opts.Store.ReleaseRotationLease(last, r.holder); err != nil {
-			r.opts.Log.WarnContext(last, "the lease of the rotation is kept to its end", "err", err)
-		}
-	}()
+	defer run.end(ctx)
 	for range cycleRounds {
 		select {
 		case <-r.wake:

@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"context"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -13,36 +14,51 @@ import (
 // fleet.
 func (r *Runner) Run(ctx context.Context) error {
 	run := &running{Runner: r, at: map[int64]bool{}}
-	defer func() {
-		run.wait.Wait()
-		// The next one need not wait for the end of the lease.
-		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-		defer cancel()
-		if err := r.opts.Store.ReleaseRotationLease(last, r.holder); err != nil {
-			r.opts.Log.WarnContext(last, "the lease of the rotation is kept to its end", "err", err)
-		}
-	}()
-	poll := time.NewTicker(r.opts.Poll)
-	defer poll.Stop()
+	defer run.end(ctx)
+	rounds(ctx, run.round, r.opts.Poll, r.wake, r.opts.Log, "rotations")
+	return nil
+}
+
+// rounds calls round at once, every poll and on each wake, until ctx ends. what
+// fails is logged when it begins to, and when it does not any more.
+func rounds(ctx context.Context, round func(context.Context) error, poll time.Duration, wake <-chan struct{}, log *slog.Logger, what string) {
+	every := time.NewTicker(poll)
+	defer every.Stop()
 	failing := false
 	for {
-		err := run.round(ctx)
+		err := round(ctx)
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return
 		case err != nil && !failing:
-			r.opts.Log.WarnContext(ctx, "rotations do not get on", "err", err)
+			log.WarnContext(ctx, what+" do not get on", "err", err)
 		case err == nil && failing:
-			r.opts.Log.InfoContext(ctx, "rotations get on again")
+			log.InfoContext(ctx, what+" get on again")
 		}
 		failing = err != nil
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-poll.C:
-		case <-r.wake:
+			return
+		case <-every.C:
+		case <-wake:
 		}
 	}
+}
+
+// giveUp ends a lease, so that the next one need not wait for its end, also when
+// ctx has ended.
+func giveUp(ctx context.Context, release func(context.Context, string) error, holder string, log *slog.Logger, whose string) {
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if err := release(last, holder); err != nil {
+		log.WarnContext(last, "the lease of the "+whose+" is kept to its end", "err", err)
+	}
+}
+
+// end waits for what was started, and gives the lease up.
+func (r *running) end(ctx context.Context) {
+	r.wait.Wait()
+	giveUp(ctx, r.opts.Store.ReleaseRotationLease, r.holder, r.opts.Log, "rotation")
 }
 
 // running is the state of Run.

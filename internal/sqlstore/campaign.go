@@ -351,15 +351,10 @@ func (d *DB) LateDevices(ctx context.Context, since time.Time, limit int) ([]rot
 
 // CampaignLease implements rotation.CampaignStore.
 func (d *DB) CampaignLease(ctx context.Context, holder string, now, until time.Time) (got bool, err error) {
-	err = d.tx(ctx, func(tx *sql.Tx) error {
-		n, err := db.New(tx).TakeCampaignLease(ctx, db.TakeCampaignLeaseParams{Holder: holder, Until: micros(until), Mine: holder, Now: micros(now), Far: micros(farLease(now, until))})
-		got = n > 0
-		return classify(err)
-	})
-	return got && err == nil, err
+	return d.takeLease(ctx, "campaigns", holder, now, until)
 }
 
 // ReleaseCampaignLease implements rotation.CampaignStore.
 func (d *DB) ReleaseCampaignLease(ctx context.Context, holder string) error {
-	return d.tx(ctx, func(tx *sql.Tx) error { return classify(db.New(tx).DropCampaignLease(ctx, holder)) })
+	return d.dropLease(ctx, "campaigns", holder)
 }

@@ -99,10 +99,3 @@ JOIN rotation_attempts a ON a.device_id = c.device_id AND a.attempt >= c.attempt
      AND (a.campaign = c.campaign_id OR a.campaign = 0 AND a.actor = '')
 WHERE c.state = 'failed' AND c.ended_at > sqlc.arg(since) AND c.attempt > 0
 ORDER BY c.campaign_id, c.device_id, a.attempt LIMIT sqlc.arg(most);
-
--- name: TakeCampaignLease :execrows
-UPDATE rotation_lease SET holder = sqlc.arg(holder), until = sqlc.arg(until)
-WHERE name = 'campaigns' AND (holder = sqlc.arg(mine) OR until <= sqlc.arg(now) OR until > sqlc.arg(far));
-
--- name: DropCampaignLease :exec
-UPDATE rotation_lease SET until = 0 WHERE name = 'campaigns' AND holder = sqlc.arg(holder);

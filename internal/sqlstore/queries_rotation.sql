@@ -96,12 +96,12 @@ WHERE device_id = sqlc.arg(device_id) ORDER BY attempt DESC LIMIT sqlc.arg(most)
 SELECT id, attempt, at, what, detail FROM rotation_steps
 WHERE device_id = sqlc.arg(device_id) AND attempt >= sqlc.arg(attempt) ORDER BY id;
 
--- name: TakeRotationLease :execrows
+-- name: TakeLease :execrows
 UPDATE rotation_lease SET holder = sqlc.arg(holder), until = sqlc.arg(until)
-WHERE name = 'runner' AND (holder = sqlc.arg(mine) OR until <= sqlc.arg(now) OR until > sqlc.arg(far));
+WHERE name = sqlc.arg(name) AND (holder = sqlc.arg(mine) OR until <= sqlc.arg(now) OR until > sqlc.arg(far));
 
--- name: DropRotationLease :exec
-UPDATE rotation_lease SET until = 0 WHERE name = 'runner' AND holder = sqlc.arg(holder);
+-- name: DropLease :exec
+UPDATE rotation_lease SET until = 0 WHERE name = sqlc.arg(name) AND holder = sqlc.arg(holder);
 
 -- name: ListSealedSecrets :many
 SELECT id, client_id, sealed FROM device_secrets ORDER BY id;

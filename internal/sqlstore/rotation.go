@@ -266,15 +266,29 @@ func farLease(now, until time.Time) time.Time { return until.Add(9 * until.Sub(n
 
 // RotationLease implements rotation.Store.
 func (d *DB) RotationLease(ctx context.Context, holder string, now, until time.Time) (got bool, err error) {
+	return d.takeLease(ctx, "runner", holder, now, until)
+}
+
+// ReleaseRotationLease implements rotation.Store.
+func (d *DB) ReleaseRotationLease(ctx context.Context, holder string) error {
+	return d.dropLease(ctx, "runner", holder)
+}
+
+// takeLease gives the lease of a name to holder, if holder has it or nobody has.
+func (d *DB) takeLease(ctx context.Context, name, holder string, now, until time.Time) (got bool, err error) {
 	err = d.tx(ctx, func(tx *sql.Tx) error {
-		n, err := db.New(tx).TakeRotationLease(ctx, db.TakeRotationLeaseParams{Holder: holder, Until: micros(until), Mine: holder, Now: micros(now), Far: micros(farLease(now, until))})
+		n, err := db.New(tx).TakeLease(ctx, db.TakeLeaseParams{
+			Name: name, Holder: holder, Until: micros(until), Mine: holder, Now: micros(now), Far: micros(farLease(now, until)),
+		})
 		got = n > 0
 		return classify(err)
 	})
 	return got && err == nil, err
 }
 
-// ReleaseRotationLease implements rotation.Store.
-func (d *DB) ReleaseRotationLease(ctx context.Context, holder string) error {
-	return d.tx(ctx, func(tx *sql.Tx) error { return classify(db.New(tx).DropRotationLease(ctx, holder)) })
+// dropLease ends the holder's lease of a name.
+func (d *DB) dropLease(ctx context.Context, name, holder string) error {
+	return d.tx(ctx, func(tx *sql.Tx) error {
+		return classify(db.New(tx).DropLease(ctx, db.DropLeaseParams{Name: name, Holder: holder}))
+	})
 }

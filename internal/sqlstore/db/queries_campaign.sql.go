@@ -110,15 +110,6 @@ func (q *Queries) DeferCampaignDevice(ctx context.Context, arg DeferCampaignDevi
 	return result.RowsAffected()
 }
 
-const dropCampaignLease = `-- name: DropCampaignLease :exec
-UPDATE rotation_lease SET until = 0 WHERE name = 'campaigns' AND holder = $1
-`
-
-func (q *Queries) DropCampaignLease(ctx context.Context, holder string) error {
-	_, err := q.db.ExecContext(ctx, dropCampaignLease, holder)
-	return err
-}
-
 const endCampaignDevice = `-- name: EndCampaignDevice :execrows
 UPDATE campaign_devices
 SET state = $1, reason = $2, ended_at = $3, attempt = $4
@@ -769,33 +760,6 @@ type SkipOpenCampaignDevicesParams struct {
 func (q *Queries) SkipOpenCampaignDevices(ctx context.Context, arg SkipOpenCampaignDevicesParams) error {
 	_, err := q.db.ExecContext(ctx, skipOpenCampaignDevices, arg.Reason, arg.At, arg.CampaignID)
 	return err
-}
-
-const takeCampaignLease = `-- name: TakeCampaignLease :execrows
-UPDATE rotation_lease SET holder = $1, until = $2
-WHERE name = 'campaigns' AND (holder = $3 OR until <= $4 OR until > $5)
-`
-
-type TakeCampaignLeaseParams struct {
-	Holder string
-	Until  int64
-	Mine   string
-	Now    int64
-	Far    int64
-}
-
-func (q *Queries) TakeCampaignLease(ctx context.Context, arg TakeCampaignLeaseParams) (int64, error) {
-	result, err := q.db.ExecContext(ctx, takeCampaignLease,
-		arg.Holder,
-		arg.Until,
-		arg.Mine,
-		arg.Now,
-		arg.Far,
-	)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected()
 }
 
 const updateCampaign = `-- name: UpdateCampaign :execrows

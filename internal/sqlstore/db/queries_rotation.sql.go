@@ -113,12 +113,17 @@ func (q *Queries) DeleteRotationSteps(ctx context.Context, arg DeleteRotationSte
 	return err
 }
 
-const dropRotationLease = `-- name: DropRotationLease :exec
-UPDATE rotation_lease SET until = 0 WHERE name = 'runner' AND holder = $1
+const dropLease = `-- name: DropLease :exec
+UPDATE rotation_lease SET until = 0 WHERE name = $1 AND holder = $2
 `
 
-func (q *Queries) DropRotationLease(ctx context.Context, holder string) error {
-	_, err := q.db.ExecContext(ctx, dropRotationLease, holder)
+type DropLeaseParams struct {
+	Name   string
+	Holder string
+}
+
+func (q *Queries) DropLease(ctx context.Context, arg DropLeaseParams) error {
+	_, err := q.db.ExecContext(ctx, dropLease, arg.Name, arg.Holder)
 	return err
 }
 
@@ -704,23 +709,25 @@ func (q *Queries) SetSealedSecret(ctx context.Context, arg SetSealedSecretParams
 	return err
 }
 
-const takeRotationLease = `-- name: TakeRotationLease :execrows
+const takeLease = `-- name: TakeLease :execrows
 UPDATE rotation_lease SET holder = $1, until = $2
-WHERE name = 'runner' AND (holder = $3 OR until <= $4 OR until > $5)
+WHERE name = $3 AND (holder = $4 OR until <= $5 OR until > $6)
 `
 
-type TakeRotationLeaseParams struct {
+type TakeLeaseParams struct {
 	Holder string
 	Until  int64
+	Name   string
 	Mine   string
 	Now    int64
 	Far    int64
 }
 
-func (q *Queries) TakeRotationLease(ctx context.Context, arg TakeRotationLeaseParams) (int64, error) {
-	result, err := q.db.ExecContext(ctx, takeRotationLease,
+func (q *Queries) TakeLease(ctx context.Context, arg TakeLeaseParams) (int64, error) {
+	result, err := q.db.ExecContext(ctx, takeLease,
 		arg.Holder,
 		arg.Until,
+		arg.Name,
 		arg.Mine,
 		arg.Now,
 		arg.Far,
