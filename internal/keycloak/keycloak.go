@@ -5,7 +5,6 @@ package keycloak
 import (
 	"cmp"
 	"context"
-	"hash/fnv"
 	"log/slog"
 	"net"
 	"net/http"
@@ -95,7 +94,7 @@ type Issuer struct {
 	scopes []string
 	http   *http.Client
 	token  token
-	turns  [clientTurns]chan struct{}
+	turns  fleet.Turns[string] // by client id
 
 	mu       sync.Mutex
 	scopeIDs map[string]string // by name
@@ -144,30 +143,19 @@ func New(o Options) (*Issuer, error) {
 	s.token = token{turn: make(chan struct{}, 1), fetch: &clientcredentials.Config{
 		ClientID: o.ClientID, ClientSecret: o.ClientSecret, TokenURL: o.TokenURL, AuthStyle: oauth2.AuthStyleInParams,
 	}}
-	for i := range s.turns {
-		s.turns[i] = make(chan struct{}, 1)
-	}
 	return s, nil
 }
-
-// clientTurns is among how many the clients are shared out that wait for each
-// other.
-const clientTurns = 64
 
 // alone waits until nobody else changes the client, and returns what lets others.
 // To change one takes several requests, and what Keycloak makes of two changes of
 // one client at the same time is for it to say: the secret that one sets must not
 // go with what the other writes.
 func (s *Issuer) alone(ctx context.Context, clientID string) (leave func(), err error) {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(clientID)) // it never fails
-	turn := s.turns[h.Sum32()%clientTurns]
-	select {
-	case turn <- struct{}{}:
-		return func() { <-turn }, nil
-	case <-ctx.Done():
-		return nil, fleet.E(fleet.Unavailable, ctx.Err(), "Keycloak is busy with other changes")
+	leave, err = s.turns.Take(ctx, clientID)
+	if err != nil {
+		return nil, fleet.E(fleet.Unavailable, err, "Keycloak is busy with other changes")
 	}
+	return leave, nil
 }
 
 // Close closes the connections that are idle.

@@ -183,9 +183,9 @@ func (s *Service) wakeUp() {
 // settle makes the client of a device be as the device says. Of one device, one
 // at a time.
 func (s *Service) settle(ctx context.Context, id int64) error {
-	unlock, err := s.settling.lock(ctx, id)
+	unlock, err := s.settling.Take(ctx, id)
 	if err != nil {
-		return err
+		return fmt.Errorf("wait for another change of the client: %w", err)
 	}
 	defer unlock()
 	d, err := s.store.Device(ctx, id)
@@ -610,44 +610,4 @@ func (s *Service) Reconcile(ctx context.Context, o ReconcileOptions) (ReconcileR
 			"failed", len(report.Failed), "orphans", len(report.Orphans))
 	}
 	return report, nil
-}
-
-// locks is a lock for each of many ids.
-type locks struct {
-	mu   sync.Mutex
-	held map[int64]*keyed
-}
-
-type keyed struct {
-	turn  chan struct{} // has room for one
-	users int
-}
-
-// lock waits for its turn, or for the end of ctx.
-func (l *locks) lock(ctx context.Context, id int64) (unlock func(), err error) {
-	l.mu.Lock()
-	if l.held == nil {
-		l.held = make(map[int64]*keyed)
-	}
-	k := l.held[id]
-	if k == nil {
-		k = &keyed{turn: make(chan struct{}, 1)}
-		l.held[id] = k
-	}
-	k.users++
-	l.mu.Unlock()
-	leave := func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if k.users--; k.users == 0 {
-			delete(l.held, id)
-		}
-	}
-	select {
-	case k.turn <- struct{}{}:
-		return func() { <-k.turn; leave() }, nil
-	case <-ctx.Done():
-		leave()
-		return nil, fmt.Errorf("wait for another change of the client: %w", ctx.Err())
-	}
 }

@@ -68,8 +68,8 @@ type Service struct {
 	issuer     Issuer // nil: devices have no clients
 	registerer prometheus.Registerer
 	issuing    *issuerMetrics
-	settling   locks         // by device id
-	wake       chan struct{} // has room for one: there is work for Run
+	settling   fleet.Turns[int64] // by device id
+	wake       chan struct{}      // has room for one: there is work for Run
 
 	// writing holds a token while a change is made, from the transaction to the
 	// last observer: that is what keeps the directory and the observers in the

@@ -209,7 +209,7 @@ func (r *running) advance(ctx context.Context) error {
 // device that cannot be started now does not keep the others from it.
 // fleet.TooMany: there is no slot.
 func (r *running) begin(ctx context.Context, device int64) (started bool, err error) {
-	unlock, ok := r.locks.try(device)
+	unlock, ok := r.turns.Try(device)
 	if !ok {
 		return false, nil
 	}

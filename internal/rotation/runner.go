@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -67,7 +66,7 @@ const (
 type Runner struct {
 	opts   Options
 	holder string
-	locks  locks
+	turns  fleet.Turns[int64] // by device
 	wake   chan struct{}
 
 	attempts *prometheus.CounterVec
@@ -90,7 +89,7 @@ func NewRunner(o Options) *Runner {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	r := &Runner{
-		opts: o, holder: rand.Text(), wake: make(chan struct{}, 1), locks: locks{held: map[int64]*lock{}},
+		opts: o, holder: rand.Text(), wake: make(chan struct{}, 1),
 		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "iot_rotation_attempts_total",
 			Help: "Rotations of a device's credential, by what became of them. One that was done after its time-out counts as both."}, []string{"outcome"}),
 		devices: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "iot_rotation_devices",
@@ -374,7 +373,7 @@ func (r *Runner) handleOnce(ctx context.Context, device int64, event func(*Recor
 // take locks a device and returns its record. A process that is at it is waited
 // for, for a while.
 func (r *Runner) take(ctx context.Context, device int64) (unlock func(), rec Record, err error) {
-	unlock, err = r.locks.take(ctx, device)
+	unlock, err = r.turns.Take(ctx, device)
 	if err != nil {
 		return nil, rec, err
 	}
@@ -767,7 +766,7 @@ func (r *Runner) resume(ctx context.Context, rec *Record) error {
 // tend looks after one device whose time has come, or, by force, whose work was
 // left unfinished.
 func (r *Runner) tend(ctx context.Context, device int64, force bool) error {
-	unlock, err := r.locks.take(ctx, device)
+	unlock, err := r.turns.Take(ctx, device)
 	if err != nil {
 		return err
 	}
@@ -849,55 +848,3 @@ func (r *Runner) open(rec *Record, sealed string) (string, error) {
 
 // About returns what the secrets of a device are sealed about.
 func About(device int64) string { return fmt.Sprintf("rotation of device %d", device) }
-
-// locks is one lock for each device that somebody is at.
-type locks struct {
-	mu   sync.Mutex
-	held map[int64]*lock
-}
-
-type lock struct {
-	free  chan struct{} // has one element while nobody has it
-	users int
-}
-
-// take waits for the lock until ctx ends.
-func (l *locks) take(ctx context.Context, device int64) (unlock func(), err error) {
-	l.mu.Lock()
-	k := l.held[device]
-	if k == nil {
-		k = &lock{free: make(chan struct{}, 1)}
-		k.free <- struct{}{}
-		l.held[device] = k
-	}
-	k.users++
-	l.mu.Unlock()
-	leave := func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if k.users--; k.users == 0 {
-			delete(l.held, device)
-		}
-	}
-	select {
-	case <-k.free:
-		return func() { k.free <- struct{}{}; leave() }, nil
-	case <-ctx.Done():
-		leave()
-		return nil, ctx.Err()
-	}
-}
-
-// try takes the lock if it is free.
-func (l *locks) try(device int64) (unlock func(), ok bool) {
-	l.mu.Lock()
-	taken := l.held[device] != nil
-	l.mu.Unlock()
-	if taken {
-		return nil, false
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
-	defer cancel()
-	unlock, err := l.take(ctx, device)
-	return unlock, err == nil
-}
