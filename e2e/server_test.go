@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -21,6 +20,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"signalbox/internal/porttest"
 )
 
 // patience is how long a test waits for something that should take
@@ -58,7 +59,7 @@ func prepare(t *testing.T, settings ...string) *server {
 	dir := t.TempDir()
 	s := &server{
 		t: t, log: filepath.Join(dir, "log"), settings: map[string]string{},
-		api: freeAddr(t), internal: freeAddr(t), mqtt: freeAddr(t),
+		api: porttest.Free(t), internal: porttest.Free(t), mqtt: porttest.Free(t),
 		http: &http.Client{Timeout: patience, Transport: &http.Transport{MaxIdleConnsPerHost: 32}},
 	}
 	_, port, _ := net.SplitHostPort(s.api)
@@ -79,22 +80,6 @@ func prepare(t *testing.T, settings ...string) *server {
 		}
 	})
 	return s
-}
-
-// freeAddr returns a loopback address that nobody listens on. It is below the
-// ports that the kernel gives to clients: one of those that dials a server
-// which is down could otherwise take its port, or even connect to itself.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	for range 1000 {
-		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(20_000+rand.IntN(12_000)))
-		if l, err := net.Listen("tcp", addr); err == nil {
-			l.Close()
-			return addr
-		}
-	}
-	t.Fatal("no free port")
-	return ""
 }
 
 // spawn starts the process and does not wait for it to be ready.

@@ -27,8 +27,9 @@ var rings = map[string]int{
 // that each may import. Only app, the commands and tests import them.
 var outside = map[string][]string{
 	"config":        {},
-	"mosquittotest": {},
-	"postgrestest":  {},
+	"porttest":      {},
+	"mosquittotest": {"porttest"},
+	"postgrestest":  {"porttest"},
 	"elastictest":   {},
 	"oidctest":      {},
 	"keycloaktest":  {},

@@ -12,26 +12,14 @@ import (
 	"syscall"
 	"testing"
 	"time"
-)
 
-func freeAddress(t *testing.T) (address, port string) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	_, port, err = net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return l.Addr().String(), port
-}
+	"signalbox/internal/porttest"
+)
 
 // The commands against the server itself.
 func TestRotationCommands(t *testing.T) {
-	address, port := freeAddress(t)
-	internal, _ := freeAddress(t)
+	address, internal := porttest.Free(t), porttest.Free(t)
+	_, port, _ := net.SplitHostPort(address)
 	data := filepath.Join(t.TempDir(), "data")
 	environ := []string{"DATA_DIR=" + data, "PORT=" + port, "INTERNAL_LISTEN=" + internal, "MQTT_LISTEN=", "LOGS_HISTORY=off", "ROTATION_CRON=0 8 1 1 *"}
 	serve := command(t, environ, "serve")

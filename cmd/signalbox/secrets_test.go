@@ -4,15 +4,11 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"os/exec"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,6 +16,7 @@ import (
 
 	"signalbox/internal/fleet"
 	"signalbox/internal/local"
+	"signalbox/internal/postgrestest"
 	"signalbox/internal/registry"
 	"signalbox/internal/rotation"
 	"signalbox/internal/secret"
@@ -166,7 +163,7 @@ func TestReencryptSQLite(t *testing.T) {
 
 func TestReencryptPostgres(t *testing.T) {
 	t.Parallel()
-	dsn := aPostgres(t)
+	dsn := postgrestest.Start(t).New()
 	testReencrypt(t, t.TempDir(), dsn, []string{"DATABASE_URL=" + dsn})
 }
 
@@ -280,63 +277,4 @@ func auditOf(t *testing.T, dsn string) (actions []string) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	return strings.Fields(string(out))
-}
-
-// aPostgres returns a database of a PostgreSQL server that runs until the test ends.
-func aPostgres(t *testing.T) (dsn string) {
-	t.Helper()
-	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
-	if len(found) == 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("no PostgreSQL in /usr/lib/postgresql")
-		}
-		t.Skip("no PostgreSQL in /usr/lib/postgresql (apt-get install postgresql)")
-	}
-	dir, err := os.MkdirTemp("", "signalbox-postgres-") // not under t.TempDir, whose parents only root can enter
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	var as *syscall.SysProcAttr
-	if os.Getuid() == 0 { // the server refuses to run as root
-		who, err := user.Lookup("postgres")
-		if err != nil {
-			t.Skip(err)
-		}
-		uid, _ := strconv.Atoi(who.Uid)
-		gid, _ := strconv.Atoi(who.Gid)
-		as = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
-		if err := os.Chown(dir, uid, gid); err != nil {
-			t.Fatal(err)
-		}
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
-	data := filepath.Join(dir, "data")
-	init := exec.Command(found[len(found)-1], "-D", data, "-A", "trust", "-U", "test", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8")
-	init.Dir, init.SysProcAttr = dir, as
-	if out, err := init.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	server := exec.Command(filepath.Join(filepath.Dir(found[len(found)-1]), "postgres"), "-D", data, "-p", strconv.Itoa(port), "-k", dir, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off")
-	server.Dir, server.SysProcAttr = dir, as
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Process.Signal(os.Interrupt); _ = server.Wait() })
-	dsn = fmt.Sprintf("postgresql://test@127.0.0.1:%d/postgres?sslmode=disable", port)
-	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
-		db, err := sqlstore.Open(t.Context(), dsn)
-		if err == nil {
-			_ = db.Close()
-			return dsn
-		}
-		if time.Now().After(end) {
-			t.Fatal(err)
-		}
-	}
 }

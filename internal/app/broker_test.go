@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -24,6 +23,7 @@ import (
 	"signalbox/internal/logs"
 	"signalbox/internal/mosquittotest"
 	"signalbox/internal/nats"
+	"signalbox/internal/porttest"
 	"signalbox/internal/registry"
 	"signalbox/internal/secret"
 	"signalbox/internal/sqlstore"
@@ -84,10 +84,7 @@ func newTown(t *testing.T, life time.Duration, change func(*town, *brokerRights)
 	tlsConfig, err := brokerTLS(&cfg)
 	must(err)
 
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(err)
-	w.addr = l.Addr().String()
-	must(l.Close())
+	w.addr = porttest.Free(t)
 	rights := brokerRights{verify: w.issuer.Verify, identify: w.devices.Identify, topic: "iotsupport/logsink"}
 	if change != nil {
 		change(w, &rights)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -23,6 +22,7 @@ import (
 	"signalbox/internal/fleet"
 	"signalbox/internal/local"
 	"signalbox/internal/mosquittotest"
+	"signalbox/internal/porttest"
 	"signalbox/internal/registry"
 	"signalbox/internal/rotation"
 	"signalbox/internal/secret"
@@ -277,12 +277,7 @@ func TestJobTells(t *testing.T) {
 
 // With SQLite the running server has the database, and does it when it is asked.
 func TestJobBesideServer(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	internal := listener.Addr().String()
-	listener.Close()
+	internal := porttest.Free(t)
 	s := newShop(t, 2, "PORT=0", "MQTT_LISTEN=", "LOGS_HISTORY=off", "INTERNAL_LISTEN="+internal, "INTERNAL_API_TOKEN=tok")
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)

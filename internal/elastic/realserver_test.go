@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -60,17 +59,6 @@ func built(t *testing.T, name string, prepare func(dir string, run func(args ...
 		failure("%s cannot be built: %v", name, err)
 	}
 	return program
-}
-
-// freeAddress returns an address of this machine where nobody listens.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // start runs a server until the test ends; what it said is shown if that failed.

@@ -17,6 +17,7 @@ import (
 
 	"signalbox/internal/elastic"
 	"signalbox/internal/logs"
+	"signalbox/internal/porttest"
 )
 
 const (
@@ -42,7 +43,7 @@ func victoria(t *testing.T) string {
 // A real server that speaks the bulk protocol below a path of its own.
 func TestVictoriaLogs(t *testing.T) {
 	program := victoria(t)
-	address := freeAddress(t)
+	address := porttest.Free(t)
 	start(t, exec.Command(program, "-httpListenAddr="+address, "-storageDataPath="+t.TempDir(), "-retentionPeriod=100y"))
 
 	client := &http.Client{Timeout: 10 * time.Second}

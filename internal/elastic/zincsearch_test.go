@@ -15,6 +15,7 @@ import (
 	"signalbox/internal/elastic"
 	"signalbox/internal/fleet"
 	"signalbox/internal/logs"
+	"signalbox/internal/porttest"
 )
 
 const zincSearch = "v0.4.10"
@@ -84,7 +85,7 @@ func main() {
 // a path of its own.
 func TestZincSearch(t *testing.T) {
 	program := zinc(t)
-	address := freeAddress(t)
+	address := porttest.Free(t)
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		t.Fatal(err)

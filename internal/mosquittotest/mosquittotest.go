@@ -11,16 +11,16 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
-	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"signalbox/internal/porttest"
 )
 
 // Options says what the broker should be like. The zero value is a broker
@@ -82,7 +82,7 @@ func Start(t testing.TB, o Options) *Broker {
 		t.Skip(why)
 	}
 	dir := t.TempDir()
-	b := &Broker{t: t, binary: binary, config: filepath.Join(dir, "mosquitto.conf"), Addr: freeAddr(t)}
+	b := &Broker{t: t, binary: binary, config: filepath.Join(dir, "mosquitto.conf"), Addr: porttest.Free(t)}
 
 	var conf bytes.Buffer
 	line := func(format string, args ...any) { fmt.Fprintf(&conf, format+"\n", args...) }
@@ -114,12 +114,12 @@ func Start(t testing.TB, o Options) *Broker {
 	line("%s", o.Extra)
 	listener(b.Addr)
 	if o.WebSocket {
-		b.WS = freeAddr(t)
+		b.WS = porttest.Free(t)
 		listener(b.WS)
 		line("protocol websockets")
 	}
 	if o.TLS {
-		b.TLS = freeAddr(t)
+		b.TLS = porttest.Free(t)
 		b.CAFile = filepath.Join(dir, "ca.pem")
 		ca, cert, key := Certificates(t)
 		b.write(b.CAFile, ca)
@@ -239,22 +239,6 @@ func find() string {
 			return path
 		}
 	}
-	return ""
-}
-
-// freeAddr returns a loopback address that nobody listens on, with a port
-// outside of the range from which the kernel serves everybody else, so that it
-// is still free when the broker comes to listen on it.
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	for range 100 {
-		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(20_000+mathrand.IntN(12_000))))
-		if err == nil {
-			defer l.Close()
-			return l.Addr().String()
-		}
-	}
-	t.Fatal("no free port")
 	return ""
 }
 

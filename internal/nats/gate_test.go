@@ -24,6 +24,7 @@ import (
 	"signalbox/internal/fleet"
 	"signalbox/internal/logs"
 	"signalbox/internal/nats"
+	"signalbox/internal/porttest"
 )
 
 // patience bounds the wait for what must happen, moment the wait for what must not.
@@ -72,16 +73,6 @@ func (b *broker) authenticate(_ context.Context, l nats.Login) (nats.Grant, erro
 	}, nil
 }
 
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 func startBroker(t *testing.T) *broker {
 	t.Helper()
 	b := newBroker(t)
@@ -90,7 +81,7 @@ func startBroker(t *testing.T) *broker {
 }
 
 func newBroker(t *testing.T) *broker {
-	return &broker{t: t, addr: freePort(t), metrics: prometheus.NewRegistry(), got: make(chan logs.Message, 100), revoked: map[string]bool{}}
+	return &broker{t: t, addr: porttest.Free(t), metrics: prometheus.NewRegistry(), got: make(chan logs.Message, 100), revoked: map[string]bool{}}
 }
 
 // run starts the broker, until close is called or the test ends.
@@ -625,7 +616,7 @@ func TestCloseWhileRefusing(t *testing.T) {
 
 func TestAuthenticatedSource(t *testing.T) {
 	conformance.Source(t, func(t *testing.T) conformance.SourceHarness {
-		addr := freePort(t)
+		addr := porttest.Free(t)
 		server, err := nats.StartServer(nats.ServerOptions{
 			Dir: t.TempDir(), MQTTListen: addr, Sync: time.Minute, Log: quiet(),
 			Authenticate: func(_ context.Context, l nats.Login) (nats.Grant, error) {

@@ -19,6 +19,7 @@ import (
 
 	"signalbox/internal/fleet"
 	"signalbox/internal/nats"
+	"signalbox/internal/porttest"
 )
 
 // sayTo publishes as the program itself does.
@@ -170,7 +171,7 @@ func TestPublishErrors(t *testing.T) {
 // A connection that breaks is made anew, and who waits while the broker is not
 // open yet, or closes, is not kept for longer than they like.
 func TestPublishOverBreaks(t *testing.T) {
-	addr := freePort(t)
+	addr := porttest.Free(t)
 	server := startServer(t, t.TempDir(), addr)
 	soon, cancel := context.WithTimeout(t.Context(), moment)
 	defer cancel()

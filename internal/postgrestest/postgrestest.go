@@ -18,13 +18,15 @@ import (
 	"testing"
 	"time"
 
+	"signalbox/internal/porttest"
+
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver
 )
 
 // Server is a PostgreSQL server of the test's own.
 type Server struct {
 	t         testing.TB
-	port      int
+	addr      string // host:port
 	databases atomic.Int64
 }
 
@@ -62,8 +64,9 @@ func Start(t testing.TB) *Server {
 	if out, err := command("initdb", "-D", data, "-A", "trust", "-U", "test", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8").CombinedOutput(); err != nil {
 		t.Fatalf("initdb: %v\n%s", err, out)
 	}
-	p := &Server{t: t, port: freePort(t)}
-	server := command("postgres", "-D", data, "-p", strconv.Itoa(p.port), "-k", dir, "-c", "listen_addresses=127.0.0.1",
+	p := &Server{t: t, addr: porttest.Free(t)}
+	_, port, _ := net.SplitHostPort(p.addr)
+	server := command("postgres", "-D", data, "-p", port, "-k", dir, "-c", "listen_addresses=127.0.0.1",
 		"-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off", "-c", "max_connections=100")
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
@@ -106,16 +109,6 @@ func accountOf(t testing.TB, name, dir string) *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
 }
 
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 // await polls until the server answers: it gives no other sign.
 func (p *Server) await(exited <-chan struct{}) {
 	p.t.Helper()
@@ -141,7 +134,7 @@ func (p *Server) await(exited <-chan struct{}) {
 }
 
 func (p *Server) dsn(database string) string {
-	u := url.URL{Scheme: "postgres", User: url.User("test"), Host: fmt.Sprintf("127.0.0.1:%d", p.port), Path: database, RawQuery: "sslmode=disable"}
+	u := url.URL{Scheme: "postgres", User: url.User("test"), Host: p.addr, Path: database, RawQuery: "sslmode=disable"}
 	return u.String()
 }
 

@@ -26,6 +26,7 @@ import (
 
 	"signalbox/internal/fleet"
 	"signalbox/internal/logs"
+	"signalbox/internal/porttest"
 )
 
 // mosquitto is a real broker on a free port of the loopback interface.
@@ -47,12 +48,7 @@ func startMosquitto(t *testing.T) *mosquitto {
 			t.Skip("SKIPPED: mosquitto is not installed")
 		}
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := porttest.Free(t)
 	_, port, _ := net.SplitHostPort(addr)
 	conf := filepath.Join(t.TempDir(), "mosquitto.conf")
 	text := fmt.Sprintf("listener %s 127.0.0.1\nallow_anonymous true\npersistence false\n", port)
