@@ -74,6 +74,9 @@ type Issuer struct {
 	clients map[string]*client
 	keys    []*key    // the one that is active first in time first
 	asked   time.Time // when a key was last looked for because a token named it
+
+	looking sync.Mutex
+	looked  time.Time // when the last look of recheck began; guarded by looking
 }
 
 var _ registry.Issuer = (*Issuer)(nil)
@@ -187,6 +190,27 @@ func (i *Issuer) Run(ctx context.Context) error {
 		}
 		failing = err != nil
 	}
+}
+
+// recheck calls f, which judges by what is in memory, and calls it again when it
+// refused and another process may have changed something since: a device that
+// fetched its secret from one process shows it to another at once. Refusals at the
+// same time share a look at the database. When it cannot be asked, the refusal
+// stands.
+func (i *Issuer) recheck(ctx context.Context, f func() (refused bool)) {
+	if !f() {
+		return
+	}
+	came := time.Now()
+	i.looking.Lock()
+	if i.looked.Before(came) {
+		i.looked = time.Now()
+		if err := i.sync(ctx); err != nil {
+			i.opts.Log.DebugContext(ctx, "a refusal was not checked", "err", err) // Run says it aloud
+		}
+	}
+	i.looking.Unlock()
+	f()
 }
 
 // sync loads what another process changed.

@@ -305,6 +305,39 @@ func TestTwoProcesses(t *testing.T) {
 	}
 }
 
+// What one process gives out another takes at once, though it has not looked for
+// changes yet: the secret of a client that is new, a second one, a token of it, and
+// a client that is enabled again.
+func TestAnotherProcessTakesAtOnce(t *testing.T) {
+	b := open(t)
+	db, err := sqlstore.Open(t.Context(), b.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	other := b.another(db) // its Run is not called, so it never looks by itself
+	takes := func(text string) {
+		t.Helper()
+		denied(t, other, b.mustToken(device.ID, text), 0)
+		if _, err := other.VerifySecret(t.Context(), device.ID, text); err != nil {
+			t.Error(err)
+		}
+	}
+	takes(b.ensure(device))
+	_, second, err := b.AddSecret(t.Context(), device.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	takes(second)
+	off := device
+	off.Enabled = false
+	b.ensure(off)
+	if _, err := other.VerifySecret(t.Context(), device.ID, "wrong"); err == nil { // so that it knows
+		t.Error("a wrong secret was taken")
+	}
+	takes(b.ensure(device))
+}
+
 // within waits for what another goroutine does on a clock of its own.
 func within(t testing.TB, f func() bool) {
 	t.Helper()

@@ -195,10 +195,14 @@ func (s *server) VerifyClient(ctx context.Context, r *op.Request[op.ClientCreden
 	var cred string
 	var said time.Time
 	if assertion == nil {
-		c, cred = s.issuer.proveSecret(id, given.ClientSecret)
+		c, cred = s.issuer.proveSecret(ctx, id, given.ClientSecret)
 	} else {
 		var err error
-		if c, cred, err = s.proveAssertion(ctx, id, given.ClientAssertion, assertion); err != nil {
+		s.issuer.recheck(ctx, func() bool {
+			c, cred, err = s.proveAssertion(ctx, id, given.ClientAssertion, assertion)
+			return err != nil
+		})
+		if err != nil {
 			if kind := fleet.KindOf(err); kind == fleet.Unavailable || ctx.Err() != nil {
 				e.status = "error"
 				return nil, op.NewStatusError(oidc.ErrServerError().WithParent(err).WithDescription("try again later"), http.StatusServiceUnavailable)

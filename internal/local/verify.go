@@ -33,8 +33,9 @@ const maxToken = 4 << 10
 // Verify checks a token that this issuer gave out: that one of its keys signed
 // it, that it is for the audience and not expired, that its client is still there
 // and enabled, and that the credential it was got with is not withdrawn. It asks no
-// database, but for a key that is not known, at most once a second. Errors are
-// those of access.Deny.
+// database, but before it refuses a token for what may have changed meanwhile, and
+// for a key that is not known, at most once a second. Errors are those of
+// access.Deny.
 func (i *Issuer) Verify(ctx context.Context, token string) (fleet.DeviceClaims, error) {
 	if err := ctx.Err(); err != nil {
 		return fleet.DeviceClaims{}, err
@@ -55,20 +56,31 @@ func (i *Issuer) Verify(ctx context.Context, token string) (fleet.DeviceClaims, 
 	case now.Add(i.opts.Skew).Before(issued):
 		return fleet.DeviceClaims{}, access.Deny(access.NotYet, nil)
 	}
+	i.recheck(ctx, func() bool { err = i.standing(c); return err != nil })
+	if err != nil {
+		return fleet.DeviceClaims{}, err
+	}
+	return fleet.DeviceClaims{ClientID: c.Azp, Credential: c.Cred, IssuedAt: issued, Expires: expires}, nil
+}
+
+// standing returns why a token is refused whose client or credential is not as it
+// was when the token was made, or nil.
+func (i *Issuer) standing(c claims) error {
+	issued := time.Unix(c.IssuedAt, 0)
 	client := i.client(c.Azp)
 	switch {
 	case client == nil:
-		return fleet.DeviceClaims{}, access.Deny(access.Revoked, errors.New("the client does not exist"))
+		return access.Deny(access.Revoked, errors.New("the client does not exist"))
 	case !client.Enabled:
-		return fleet.DeviceClaims{}, access.Deny(access.Revoked, errors.New("the client is not enabled"))
+		return access.Deny(access.Revoked, errors.New("the client is not enabled"))
 	case issued.Before(client.NotBefore):
-		return fleet.DeviceClaims{}, access.Deny(access.Revoked, errors.New("the client was disabled since"))
+		return access.Deny(access.Revoked, errors.New("the client was disabled since"))
 	case issued.Before(client.CreatedAt.Truncate(time.Second)):
-		return fleet.DeviceClaims{}, access.Deny(access.Revoked, errors.New("of an earlier client of that id"))
+		return access.Deny(access.Revoked, errors.New("of an earlier client of that id"))
 	case !slices.Contains(client.creds, c.Cred):
-		return fleet.DeviceClaims{}, access.Deny(access.Revoked, errors.New("the secret is revoked"))
+		return access.Deny(access.Revoked, errors.New("the secret is revoked"))
 	}
-	return fleet.DeviceClaims{ClientID: c.Azp, Credential: c.Cred, IssuedAt: issued, Expires: expires}, nil
+	return nil
 }
 
 // open checks the signature of a token and returns what it says.
@@ -116,7 +128,7 @@ func (i *Issuer) VerifySecret(ctx context.Context, clientID, text string) (fleet
 	if err := ctx.Err(); err != nil {
 		return fleet.DeviceClaims{}, err
 	}
-	c, cred := i.proveSecret(clientID, text)
+	c, cred := i.proveSecret(ctx, clientID, text)
 	switch {
 	case cred == "":
 		return fleet.DeviceClaims{}, access.Deny(access.Refused, nil)
@@ -128,7 +140,16 @@ func (i *Issuer) VerifySecret(ctx context.Context, clientID, text string) (fleet
 
 // proveSecret returns the client and which of its secrets text is, or "". It
 // does the same for a client that is not there, and compares in constant time.
-func (i *Issuer) proveSecret(clientID, text string) (c *client, cred string) {
+func (i *Issuer) proveSecret(ctx context.Context, clientID, text string) (c *client, cred string) {
+	i.recheck(ctx, func() bool {
+		c, cred = i.match(clientID, text)
+		return cred == "" || !c.Enabled
+	})
+	return c, cred
+}
+
+// match is proveSecret by what is in memory.
+func (i *Issuer) match(clientID, text string) (c *client, cred string) {
 	type one struct{ sealed, about, cred string }
 	candidates := make([]one, 0, maxSecrets)
 	if c = i.client(clientID); c != nil {
