@@ -57,6 +57,7 @@ bench: ## Ratios to a floor that is measured in the same run
 	go run ./bench/history
 	go run ./bench/access
 	go run ./bench/rotation
+	go run ./bench/gateway
 
 .PHONY: fuzz
 fuzz: ## Each fuzz test for FUZZTIME (default 30s)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -202,14 +203,15 @@ func (k *talker) checkHeard(r *reader) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	missing := 0
+	var missing []int
 	for n := range k.acked {
 		if !heard[n] {
-			missing++
+			missing = append(missing, n)
 		}
 	}
-	if missing > 0 {
-		r.s.t.Errorf("reader %s: %d of %d acknowledged lines of %s did not arrive", r.requestID, missing, len(k.acked), k.device.Entity)
+	if len(missing) > 0 {
+		slices.Sort(missing)
+		r.s.t.Errorf("reader %s: %d of %d acknowledged lines of %s did not arrive: %v", r.requestID, len(missing), len(k.acked), k.device.Entity, missing[:min(len(missing), 50)])
 	}
 }
 

@@ -31,7 +31,7 @@ type witness struct {
 
 func (s *server) witness(id string, d device, proof string) *witness {
 	s.t.Helper()
-	q, err := http.NewRequestWithContext(s.t.Context(), "GET", s.url("/api/sse/stream?request_id="+id), nil)
+	q, err := http.NewRequestWithContext(s.t.Context(), "GET", s.streamURL(id), nil)
 	if err != nil {
 		s.t.Fatal(err)
 	}

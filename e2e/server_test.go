@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,6 +37,7 @@ type server struct {
 	log      string // the file with the program's output, of all its lives
 
 	api, internal, mqtt string // host:port
+	streams             string // host:port of where readers open streams; "" is api
 
 	http *http.Client
 
@@ -183,6 +185,15 @@ func (s *server) url(path string) string {
 		return "https://" + s.api + path
 	}
 	return "http://" + s.api + path
+}
+
+// streamURL returns where a stream with a request id is opened.
+func (s *server) streamURL(requestID string) string {
+	u := "/api/sse/stream?request_id=" + url.QueryEscape(requestID)
+	if s.streams != "" {
+		return "http://" + s.streams + u
+	}
+	return s.url(u)
 }
 
 // reply is the answer to a request.

@@ -30,6 +30,7 @@ var outside = map[string][]string{
 	"porttest":      {},
 	"mosquittotest": {"porttest"},
 	"postgrestest":  {"porttest"},
+	"rabbitmqtest":  {"porttest"},
 	"elastictest":   {},
 	"oidctest":      {},
 	"keycloaktest":  {},

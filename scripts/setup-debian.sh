@@ -14,6 +14,7 @@ need libc6-dev 'nothing, but the race detector needs it' test -e /usr/include/st
 need curl 'end-to-end tests with curl' command -v curl
 need mosquitto 'tests against Mosquitto' test -x /usr/sbin/mosquitto
 need mosquitto-clients 'end-to-end tests with mosquitto_pub' command -v mosquitto_pub
+need rabbitmq-server 'tests against RabbitMQ' bash -c 'compgen -G "/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server"'
 need postgresql 'tests against PostgreSQL' bash -c 'compgen -G "/usr/lib/postgresql/*/bin/initdb"'
 need nodejs 'all tests of the web page' command -v node
 need npm 'all tests of the web page' command -v npm

@@ -3,8 +3,9 @@
 //
 // Exit codes: 0 for success, 1 for failure, 2 for a mistake on the command
 // line or in the settings, and 128 plus the signal's number (130 for Ctrl-C)
-// for a client that was interrupted. serve ends with 0 when a signal stopped
-// it cleanly. rotation-job ends with 3 if it must leave the job to a server. A second signal ends any command at once.
+// for a client that was interrupted. serve and gateway end with 0 when a signal
+// stopped them cleanly. rotation-job ends with 3 if it must leave the job to a
+// server. A second signal ends any command at once.
 package main
 
 import (
@@ -35,6 +36,7 @@ type commandLine struct {
 	ShowVersion kong.VersionFlag `name:"version" help:"Print the version and stop."`
 
 	Serve       serveCommand       `cmd:"" help:"Run the server."`
+	Gateway     gatewayCommand     `cmd:"" help:"Run the gateway that holds event streams in front of another backend."`
 	Tail        tailCommand        `cmd:"" help:"Follow what devices say, live."`
 	Logs        logsCommand        `cmd:"" help:"Print what devices said before, and follow them."`
 	DeadLetters deadLettersCommand `cmd:"" help:"Show the lines that Elasticsearch refused, and offer them again."`

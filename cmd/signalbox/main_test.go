@@ -218,7 +218,7 @@ func TestCompletion(t *testing.T) {
 			t.Errorf("%q:\n%s", line, diff)
 		}
 	}
-	f("", "serve", "tail", "logs", "dead-letters", "campaign", "sim", "rotation", "rotation-job", "devices", "import", "user", "token", "audit", "secrets", "version", "completion")
+	f("", "serve", "gateway", "tail", "logs", "dead-letters", "campaign", "sim", "rotation", "rotation-job", "devices", "import", "user", "token", "audit", "secrets", "version", "completion")
 	f("ver", "version")
 	f("devices ", "list", "create", "import", "export", "package", "link", "revoke", "restore", "delete")
 	f("devices package key1 --format ", "json", "nvs", "qr-terminal")

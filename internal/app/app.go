@@ -225,6 +225,11 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		Buffer: int(cfg.StreamBufferBytes), WriteTimeout: time.Duration(cfg.StreamWriteTimeout),
 	})
 
+	carried, carriers, err := a.openCarrier(streams)
+	if err != nil {
+		return nil, err
+	}
+
 	health := web.Health{
 		Database: func(ctx context.Context) (int, error) {
 			if err := db.Ping(ctx); err != nil {
@@ -296,13 +301,19 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	rotationUnits = append(rotationUnits, unit{"links to credentials", links.Run})
 
 	recorder := overview.New(a.metrics, log)
-	a.web = web.New(web.Options{
+	page := web.Options{
 		Log: log, Registry: devices, Metrics: a.metrics, Identity: identity, CORSOrigins: cfg.CORSOrigins,
-		History: history, Undelivered: copied.dead, Streams: streams, Connections: connections, Nudger: nudger, Health: health, DrainKey: cfg.DrainAuthKey.Reveal(),
+		History: history, Undelivered: copied.dead, Streams: streams, Connections: connections, Nudger: nudger, DrainKey: cfg.DrainAuthKey.Reveal(),
 		Activity: activity, Overview: recorder, Page: ui.Handler, Devices: credentials,
 		Rotation: rotating, Nonces: nonces, ConfigChanged: mail.configChanged, Campaigns: campaigns, Presence: a.presence, Links: links,
-		Fleet: all, CriticalDays: cfg.RotationCriticalDays, InternalToken: cfg.InternalAPIToken.Reveal(),
-	})
+		Fleet: all, CriticalDays: cfg.RotationCriticalDays, InternalToken: cfg.InternalAPIToken.Reveal(), CallbackSecret: cfg.SSECallbackSecret.Reveal(),
+	}
+	if carried != nil { // a nil *carrier in it would not be nil
+		page.Carrier = carried
+		health.Gateways = carried.Up
+	}
+	page.Health = health
+	a.web = web.New(page)
 	public, err := a.listen("HTTP", cfg.Addr(), cfg.TLSCert, cfg.TLSKey, a.web.Handler())
 	if err != nil {
 		return nil, err
@@ -315,6 +326,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		}
 		units = append(units, unit{"internal HTTP", internal})
 	}
+	units = append(units, carriers...) // they end when the streams have ended
 	units = append(units,
 		unit{"drained", func(ctx context.Context) error { // stopped when the streams and sources are
 			<-ctx.Done()

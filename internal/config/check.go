@@ -47,6 +47,7 @@ func (c *checker) all() {
 	c.urls()
 	c.login()
 	c.devices()
+	c.gateways()
 	if c.SecretKey != "" && len(c.SecretKey) < LeastSecretKey {
 		c.wrong("SECRET_KEY", "at least 16 characters")
 	}

@@ -89,6 +89,14 @@ type Config struct {
 	MaxSubscriptionsPerStream int      `env:"MAX_SUBSCRIPTIONS_PER_STREAM" default:"1000" min:"1" max:"1000000" group:"Streams" placeholder:"N" help:"Devices that one event stream may follow."`
 	StreamMaxRate             int      `env:"STREAM_MAX_RATE" default:"5000" min:"1" max:"10000000" zero:"unlimited" group:"Streams" placeholder:"N" help:"Lines per second that one event stream gets of the sets of devices it follows. What is over is told as a gap."`
 
+	SSEGatewayURL      string    `env:"SSE_GATEWAY_URL" name:"sse-gateway-url" group:"SSE gateway" placeholder:"URL,..." help:"SSE gateways that hold event streams for this Signalbox, as http://gateway:3000, separated by commas. Streams can be opened here as well. Empty: none."`
+	SSECallbackSecret  Secret    `env:"SSE_CALLBACK_SECRET" name:"sse-callback-secret" group:"SSE gateway" placeholder:"SECRET" help:"What the gateways prove themselves with at /api/sse/callback: as a bearer token, or as ?secret=. Needed with SSE_GATEWAY_URL."`
+	SSEGatewaySecret   Secret    `env:"SSE_GATEWAY_SECRET" name:"sse-gateway-secret" group:"SSE gateway" placeholder:"SECRET" help:"Bearer token for the gateways' /internal/send: their GATEWAY_SECRET. Empty: none."`
+	SSEGatewayMaxBody  ByteSize  `env:"SSE_GATEWAY_MAX_BODY" name:"sse-gateway-max-body" default:"96000" min:"16KiB" max:"1GiB" group:"SSE gateway" placeholder:"SIZE" help:"Largest body that the gateways take. Longer batches of lines are sent in pieces."`
+	RabbitMQURL        SecretURL `env:"RABBITMQ_URL" name:"rabbitmq-url" group:"SSE gateway" placeholder:"URL" help:"RabbitMQ over which the gateways get their events, as amqp://user:password@host:5672/vhost. Empty: they are sent to SSE_GATEWAY_URL."`
+	RabbitMQPrefix     string    `env:"RABBITMQ_ENV_PREFIX" name:"rabbitmq-env-prefix" group:"SSE gateway" placeholder:"TEXT" help:"Put in front of the name of the exchange at RABBITMQ_URL, with a dot, as at the gateways."`
+	RabbitMQAutoDelete bool      `env:"RABBITMQ_ENV_AUTO_DELETE" name:"rabbitmq-env-auto-delete" default:"false" group:"SSE gateway" help:"The exchange at RABBITMQ_URL is neither durable nor kept when nothing is bound to it, as at the gateways."`
+
 	BaseURL            string  `env:"BASEURL" name:"baseurl" group:"Web" placeholder:"URL" help:"Address under which people reach Signalbox, for links and for the way back from a login. Empty: made of HOST and PORT."`
 	CORSOrigins        Origins `env:"CORS_ORIGINS" name:"cors-origins" default:"[\"http://localhost:3100\"]" group:"Web" placeholder:"JSON" help:"Web pages of other origins that may call the API, as a JSON list."`
 	FrontendVersionURL string  `env:"FRONTEND_VERSION_URL" group:"Web" placeholder:"URL" help:"Where the version of a separately deployed web page is read, to tell open pages of a new one. Empty: Signalbox's own version."`

@@ -45,6 +45,9 @@ func Given(ctx *kong.Context) map[string]string {
 
 // settingOf returns the name of the setting that a flag is for, or "".
 func settingOf(f *kong.Flag) string {
+	if f.Tag.Has("of") { // of another command, under the same name
+		return ""
+	}
 	for _, name := range f.Envs {
 		if known(name) || name == FileVariable {
 			return name

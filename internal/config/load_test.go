@@ -62,7 +62,7 @@ func TestDefaultsNeedNothing(t *testing.T) {
 		DeviceLogQuotas: Quotas{}, LogRedact: "on", LogRedactPatterns: Patterns{},
 
 		ElasticsearchIndexPrefix: "logstash-http-", ElasticsearchIndexPattern: "logstash-http-*",
-		SSEHeartbeatInterval: Duration(15 * time.Second), StreamBufferBytes: 1 << 20, StreamWriteTimeout: Duration(10 * time.Second),
+		SSEHeartbeatInterval: Duration(15 * time.Second), SSEGatewayMaxBody: 96_000, StreamBufferBytes: 1 << 20, StreamWriteTimeout: Duration(10 * time.Second),
 		MaxStreams: 20000, MaxSubscriptionsPerStream: 1000, StreamMaxRate: 5000,
 		BaseURL: "http://127.0.0.1:3101", CORSOrigins: Origins{"http://localhost:3100"},
 		OIDCScopes: "openid profile email", OIDCClockSkew: Duration(30 * time.Second), OIDCCookieName: "access_token", OIDCRefreshCookieName: "refresh_token",

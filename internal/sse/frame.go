@@ -3,8 +3,10 @@
 package sse
 
 import (
+	"bytes"
 	"encoding/json"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -26,6 +28,7 @@ type Frame struct {
 	head    int    // where the chunk begins in buf
 	block   int    // where the block begins in buf
 	payload [2]int // the payload of an application event within buf
+	idText  [2]int // its id within buf
 }
 
 // sizeRoom is what a chunk header can take: 8 hex digits and CRLF.
@@ -39,6 +42,14 @@ func (f *Frame) Block() []byte { return f.buf[f.block : len(f.buf)-2] }
 
 // Payload returns the JSON text of an application event's payload.
 func (f *Frame) Payload() []byte { return f.buf[f.payload[0]:f.payload[1]] }
+
+// IsEvent reports whether the frame is an application event, with a Name, a
+// Payload and perhaps an ID: those are what a carrier needs that has a form of its
+// own for events. Everything else is of the stream itself.
+func (f *Frame) IsEvent() bool { return f.payload[1] > 0 }
+
+// ID returns the id of an event, "" if it has none.
+func (f *Frame) ID() string { return string(f.buf[f.idText[0]:f.idText[1]]) }
 
 // Size is what the frame counts for in an Outbox, in bytes.
 func (f *Frame) Size() int { return len(f.buf) }
@@ -63,6 +74,28 @@ func Event(name, id string, parts ...[]byte) *Frame {
 	}
 	f.payload[1] = len(f.buf)
 	f.buf = append(f.buf, "}\n\n"...)
+	return f.seal()
+}
+
+// Text builds an unnamed event whose data is the text, a data line for each
+// of its lines. A carriage return ends a line too, as it does for the reader.
+// The id is as for Event.
+func Text(id, text string) *Frame {
+	f := newFrame("text", len(id)+len(text)+32)
+	f.id(id)
+	for more := true; more; {
+		line := text
+		i := strings.IndexAny(text, "\r\n")
+		if more = i >= 0; more {
+			line = text[:i]
+			if strings.HasPrefix(text[i:], "\r\n") {
+				i++
+			}
+			text = text[i+1:]
+		}
+		f.buf = append(append(append(f.buf, "data: "...), line...), '\n')
+	}
+	f.buf = append(f.buf, '\n')
 	return f.seal()
 }
 
@@ -115,7 +148,11 @@ func newFrame(name string, room int) *Frame {
 
 func (f *Frame) id(id string) {
 	if id != "" {
-		f.buf = append(append(append(f.buf, "id: "...), id...), '\n')
+		f.buf = append(f.buf, "id: "...)
+		f.idText[0] = len(f.buf)
+		f.buf = append(f.buf, id...)
+		f.idText[1] = len(f.buf)
+		f.buf = append(f.buf, '\n')
 	}
 }
 
@@ -133,8 +170,11 @@ func (f *Frame) seal() *Frame {
 func appendQuoted(b []byte, s string) []byte {
 	for i := range len(s) {
 		if c := s[i]; c < 0x20 || c >= 0x7f || c == '"' || c == '\\' {
-			q, _ := json.Marshal(s) // a string always marshals
-			return append(b, q...)
+			var q bytes.Buffer
+			e := json.NewEncoder(&q)
+			e.SetEscapeHTML(false)
+			_ = e.Encode(s) // a string always encodes
+			return append(b, bytes.TrimRight(q.Bytes(), "\n")...)
 		}
 	}
 	return append(append(append(b, '"'), s...), '"')

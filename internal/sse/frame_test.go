@@ -37,6 +37,8 @@ func TestFrameBytes(t *testing.T) {
 	f(sse.Event("x", "", []byte("{}")), "x", "data: {\"type\":\"x\",\"payload\":{}}\n\n", "{}")
 	f(sse.Event("", "", []byte("0")), "", "data: {\"type\":\"\",\"payload\":0}\n\n", "0")
 	f(sse.Event("a\"b\\\né", "", []byte("null")), "a\"b\\\né", "data: {\"type\":\"a\\\"b\\\\\\né\",\"payload\":null}\n\n", "null")
+	f(sse.Text("e-1", "a\nb\r\n\rc"), "text", "id: e-1\ndata: a\ndata: b\ndata: \ndata: c\n\n", "")
+	f(sse.Text("", ""), "text", "data: \n\n", "")
 	f(sse.Control("ready", ""), "ready", "event: ready\ndata:\n\n", "")
 	f(sse.Control("rejected", `{"status":403}`), "rejected", "event: rejected\ndata: {\"status\":403}\n\n", "")
 	f(sse.Heartbeat(), "heartbeat", ": heartbeat\n\n", "")

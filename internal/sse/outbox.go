@@ -149,6 +149,13 @@ func (o *Outbox) Close() {
 	o.signal()
 }
 
+// Over reports whether nothing that is offered will be written any more.
+func (o *Outbox) Over() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.closed || o.ended
+}
+
 // Bytes returns the size of what is waiting.
 func (o *Outbox) Bytes() int {
 	o.mu.Lock()

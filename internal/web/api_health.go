@@ -24,6 +24,9 @@ type Health struct {
 	// Provider reports whether the identity provider was found; nil if there is
 	// none. Until then nobody can be let in.
 	Provider func() bool
+	// Gateways reports whether an SSE gateway answered when it was last looked at;
+	// nil if there are none.
+	Gateways func() bool
 	// Drain shuts the program down and returns when devices' messages are no
 	// longer taken and all streams have ended.
 	Drain func(context.Context) error
@@ -62,6 +65,15 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
 	body := map[string]any{
 		"status": "ready", "ready": ready, "database": database, "journal": journal,
 		"sse_gateway": map[string]any{"reachable": true, "ok": true}, // this program is the gateway
+	}
+	if s.health.Gateways != nil {
+		up := s.health.Gateways()
+		gateway := map[string]any{"reachable": up, "ok": up}
+		if !up {
+			gateway["error"] = "no gateway answers"
+		}
+		body["sse_gateway"], ready = gateway, ready && up
+		body["ready"] = ready
 	}
 	if s.health.Provider != nil {
 		found := s.health.Provider()

@@ -8,6 +8,7 @@ import (
 	"signalbox/internal/access"
 	"signalbox/internal/fleet"
 	"signalbox/internal/registry"
+	"signalbox/internal/sse"
 	"signalbox/internal/stream"
 )
 
@@ -34,7 +35,7 @@ func (s *Server) openStream(w http.ResponseWriter, r *http.Request) error {
 	if r.Method == http.MethodHead {
 		// An answer to HEAD has no body (RFC 9110, section 9.3.2), and a stream
 		// is nothing else: none is opened, and none with this id replaced.
-		setStreamHeaders(w.Header())
+		sse.SetHeaders(w.Header())
 		w.WriteHeader(http.StatusOK)
 		return nil
 	}

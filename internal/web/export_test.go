@@ -5,7 +5,6 @@ import (
 
 	"signalbox/internal/access"
 	"signalbox/internal/fleet"
-	"signalbox/internal/sse"
 )
 
 // AppendTimestamp is appendTimestamp.
@@ -23,16 +22,6 @@ func (s *Server) Rows() (rows [][2]string) {
 func (s *Server) Visible(r *http.Request) (devices []fleet.DeviceRef, whole bool) {
 	sc := s.scope(r)
 	return sc.devices(), sc.whole() && sc.keys() == nil && sc.needWhole() == nil
-}
-
-// Outboxes returns those of the open streams.
-func (s *Streams) Outboxes() (boxes []*sse.Outbox) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for st := range s.open {
-		boxes = append(boxes, st.out)
-	}
-	return boxes
 }
 
 // IdentifyWith has f say who sends each request.

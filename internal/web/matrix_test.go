@@ -92,6 +92,7 @@ func TestMatrix(t *testing.T) {
 		}
 		o.Health = web.Health{Database: func(context.Context) (int, error) { return 0, nil }, Journal: func(context.Context) error { return nil }}
 		o.Streams = web.NewStreams(web.StreamOptions{Registry: o.Connections, Log: log, Registerer: metrics, Heartbeat: time.Minute, Buffer: 1 << 16, WriteTimeout: time.Second})
+		o.Carrier, o.CallbackSecret = &gateways{}, rand.Text()
 	})
 	names, token := w.principals()
 

@@ -86,7 +86,7 @@ func (e *estate) counter(name, label string) (n int) {
 func TestRejectedInStream(t *testing.T) {
 	e := newEstate(t)
 	server := e.serve()
-	unauthorized, forbidden := `rejected {"message":"Unauthorized","status":401}`, `rejected {"message":"Forbidden","status":403}`
+	unauthorized, forbidden := `rejected {"status":401,"message":"Unauthorized"}`, `rejected {"status":403,"message":"Forbidden"}`
 	failed := 0
 	f := func(who, id, want string) {
 		t.Helper()
@@ -98,7 +98,7 @@ func TestRejectedInStream(t *testing.T) {
 	f("", "r1", unauthorized)
 	f("a stranger", "r1", unauthorized)
 	f("nobody in particular", "r1", forbidden)
-	f("viewer of all", "a:b", `rejected {"message":"Bad Request","status":400}`)
+	f("viewer of all", "a:b", `rejected {"status":400,"message":"Bad Request"}`)
 	e.standing = func(p access.Principal) (access.Principal, error) { return p, access.Deny(access.Revoked, nil) }
 	f("viewer of all", "r1", unauthorized)
 	e.standing = func(p access.Principal) (access.Principal, error) { return p, access.Deny(access.Expired, nil) }
@@ -151,7 +151,7 @@ func TestForeignRequestID(t *testing.T) {
 		f("ann", action, `{"request_id": "anns", "device_id": 99}`, 404, "Device 99 was not found")
 		f("ann", action, `{"request_id": "anns", "device_id": 1, "subject": "bob"}`, 400, "extra_forbidden")
 	}
-	follow(t, server, "bob", "anns").want(`rejected {"message":"Forbidden","status":403}`, "end")
+	follow(t, server, "bob", "anns").want(`rejected {"status":403,"message":"Forbidden"}`, "end")
 	e.connections.Broadcast(sse.Control("still", "here"))
 	anns.want("still here")
 	if subs := e.connections.Subscriptions(nil); len(subs) != 1 || subs[0].Subject != "ann" {

@@ -136,6 +136,7 @@ func (s *Server) routes() []route {
 		{"POST", "/oauth/token", public, "", "", s.issuer},
 
 		{"GET", "/api/sse/stream", viewer, "", "", s.openStream},
+		{"POST", "/api/sse/callback", public, "", "", s.callback},
 		{"POST", "/api/device-logs/subscribe", viewer, "", "logs.watch", s.subscribe},
 		{"POST", "/api/device-logs/unsubscribe", viewer, "", "", s.unsubscribe},
 		{"GET", "/api/device-logs/subscriptions", viewer, "", "", s.listSubscriptions},

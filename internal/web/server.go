@@ -61,6 +61,11 @@ type Options struct {
 	// does not have. Nil: there is no page.
 	Page func(notFound http.Handler) http.Handler
 
+	// Carrier carries the streams of SSE gateways, whose callbacks have
+	// CallbackSecret. Nil: there are none.
+	Carrier        Carrier
+	CallbackSecret string
+
 	DrainKey string // bearer token of /health/drain; "" lets nobody
 
 	// Devices is how devices prove who they are. The zero Devices lets none in.
@@ -123,10 +128,12 @@ type Server struct {
 	links       *registry.Links
 	linkGuesses access.Throttle
 	importing   chan struct{} // has room for the imports that may run at once
+	carrier     Carrier
 	page        http.Handler
 
-	criticalDays  int
-	internalToken string
+	criticalDays   int
+	internalToken  string
+	callbackSecret string
 
 	handler, internal http.Handler
 	draining          atomic.Bool
@@ -156,10 +163,12 @@ func New(o Options) *Server {
 		presence:    o.Presence,
 		links:       o.Links,
 		importing:   make(chan struct{}, maxImports),
+		carrier:     o.Carrier,
 		gatherer:    prometheus.NewRegistry(),
 
-		criticalDays:  o.CriticalDays,
-		internalToken: o.InternalToken,
+		criticalDays:   o.CriticalDays,
+		internalToken:  o.InternalToken,
+		callbackSecret: o.CallbackSecret,
 	}
 	var register prometheus.Registerer // a nil *Registry in it would not be nil
 	if o.Metrics != nil {

@@ -83,12 +83,12 @@ func (s *Streams) Extend(p access.Principal) {
 func (s *Streams) grant(p access.Principal) (news bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for st := range s.open {
-		st.mu.Lock()
-		if w := &st.who; w.Kind == p.Kind && w.Subject == p.Subject && sessionOf(*w) == sessionOf(p) && !sameRights(*w, p) {
+	for r := range s.readers {
+		r.mu.Lock()
+		if w := &r.who; w.Kind == p.Kind && w.Subject == p.Subject && sessionOf(*w) == sessionOf(p) && !sameRights(*w, p) {
 			w.Roles, w.Limit, news = p.Roles, p.Limit, true
 		}
-		st.mu.Unlock()
+		r.mu.Unlock()
 	}
 	return news
 }

@@ -193,6 +193,24 @@ test("a connection that comes back says where it was, by marks too, and nobody i
   expect(server.posts.map((p) => p.body.after)).toEqual([undefined, undefined]);
 });
 
+test("a long batch that comes in pieces is shown whole, and once", async () => {
+  const { server, got } = await started();
+  await server.stream.send(ready);
+  const piece = (first: number, last: boolean, ...messages: string[]) => {
+    const [, data = ""] = batch(1, 5, ...messages).split("data: ");
+    const event = JSON.parse(data) as { payload: Record<string, unknown> };
+    event.payload.indices = messages.map((_, i) => first + i);
+    return `${last ? "id: e-5\n" : ""}data: ${JSON.stringify(event)}\n\n`;
+  };
+  const first = piece(0, false, "a", "b");
+  const second = piece(2, true, "c", "d");
+  await server.stream.send(first + second);
+  expect(texts(got)).toEqual(["following", "e-5.0 a", "e-5.1 b", "e-5.2 c", "e-5.3 d"]);
+  // After a connection that was lost between the pieces, or behind them, they may come again.
+  await server.stream.send(first + second + batch(1, 5, "a", "b", "c", "d") + batch(1, 6, "e"));
+  expect(texts(got).slice(5)).toEqual(["e-6.0 e"]);
+});
+
 test("a connection that never knew its place is told as lost", async () => {
   const { server, got } = await started();
   await server.stream.send(ready);

@@ -135,7 +135,7 @@ export class Hub {
   private interval = heartbeat;
   /** The server's clock less ours, milliseconds; null until it was seen. */
   private skew: number | null = null;
-  private readonly seen = new Map<number, string>();
+  private readonly seen = new Map<number, { epoch: string; seq: number; end: number }>();
   /** The keys of devices, as answers to subscriptions gave them. */
   private readonly keys = new Map<number, string>();
   private readonly models = new Map<number, number | null>();
@@ -709,7 +709,8 @@ export class Hub {
 
   private lines(p: Batch, id: string | null): void {
     const cursor = p.cursor ?? (id ?? "").split("~")[0] ?? "";
-    if (this.repeated(p.device_id, cursor)) return;
+    const places = p.indices ?? p.logs.map((_, i) => i);
+    if (this.repeated(p.device_id, cursor, places[0] ?? 0, places.at(-1) ?? 0)) return;
     const received = Date.parse(p.received);
     if (this.skew !== null) this.setLag(Math.max(0, this.deps.now() + this.skew - received));
     const lines = p.logs.map((doc, i): LogLine => {
@@ -717,7 +718,7 @@ export class Hub {
       return {
         timestamp: p.received,
         message: typeof doc.message === "string" ? doc.message : "",
-        cursor: `${cursor}.${p.indices?.[i] ?? i}`,
+        cursor: `${cursor}.${places[i]}`,
         level: (meta?.level ?? null) as LogLine["level"],
         tag: meta?.tag ?? null,
         uptime_ms: meta?.uptime_ms ?? null,
@@ -729,16 +730,18 @@ export class Hub {
     this.deliver(p.device_id, { kind: "lines", lines });
   }
 
-  /** A subscription that is replaced may bring lines again; each device's come in their order. */
-  private repeated(device: number, cursor: string): boolean {
+  /**
+   * A subscription that is replaced may bring lines again; each device's come in their order. A long batch may come in
+   * pieces, which have the same cursor and other lines of it.
+   */
+  private repeated(device: number, cursor: string, first: number, end: number): boolean {
+    const [epoch = "", seq = ""] = cursor.split("-");
+    const now = { epoch, seq: Number(seq), end };
     const last = this.seen.get(device);
-    this.seen.set(device, cursor);
-    if (last === undefined) return false;
-    const [epoch, seq] = cursor.split("-");
-    const [epochBefore, seqBefore] = last.split("-");
-    if (epoch !== epochBefore || Number(seq) > Number(seqBefore)) return false;
-    this.seen.set(device, last);
-    return true;
+    if (last && last.epoch === now.epoch && (now.seq < last.seq || (now.seq === last.seq && first <= last.end)))
+      return true;
+    this.seen.set(device, now);
+    return false;
   }
 
   private deliver(device: number, message: StreamMessage): void {

@@ -1,0 +1,321 @@
+//go:build linux
+
+// Command gateway measures what an SSE gateway adds: the latency of lines that
+// each go to one of many streams, through a gateway and, as the floor, over streams
+// that serve holds itself, in turn in the same run; and the memory of idle streams
+// at the gateway. See docs/PERFORMANCE.md.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	mqtt "github.com/eclipse/paho.mqtt.golang"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "gateway:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
+	flags := flag.NewFlagSet("gateway", flag.ContinueOnError)
+	streams := flags.Int("streams", 200, "streams, each of a device of its own")
+	rate := flags.Int("rate", 1000, "lines a second, over all streams")
+	piece := flags.Duration("piece", 5*time.Second, "length of one measurement")
+	rounds := flags.Int("rounds", 3, "times that each way is measured")
+	idle := flags.Int("idle", 5000, "idle streams whose memory is measured")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "signalbox-gateway-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	b := &bench{program: filepath.Join(dir, "signalbox")}
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", b.program, "signalbox/cmd/signalbox").CombinedOutput(); err != nil {
+		return fmt.Errorf("%w\n%s", err, out)
+	}
+	addrs, err := freeAddrs(3)
+	if err != nil {
+		return err
+	}
+	b.serve, b.mqtt, b.gateway = addrs[0], addrs[1], addrs[2]
+	_, servePort, _ := net.SplitHostPort(b.serve) // they are addresses
+	_, gatewayPort, _ := net.SplitHostPort(b.gateway)
+	g, err := b.start(ctx, b.gateway+"/readyz", []string{"HOST=127.0.0.1", "PORT=" + gatewayPort, "CALLBACK_URL=http://" + b.serve + "/api/sse/callback", "CALLBACK_SECRET=s", "LOG_LEVEL=error"}, "gateway")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop(g)) }()
+	s, err := b.start(ctx, b.serve+"/health/readyz", []string{
+		"HOST=127.0.0.1", "PORT=" + servePort, "DATA_DIR=" + dir, "MQTT_LISTEN=" + b.mqtt, "MQTT_AUTH=off", "INTERNAL_LISTEN=", "LOG_LEVEL=error", "MAX_STREAMS=50000",
+		"SSE_GATEWAY_URL=http://" + b.gateway, "SSE_CALLBACK_SECRET=s",
+	}, "serve")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop(s)) }()
+	if err := b.fill(ctx, *streams); err != nil {
+		return err
+	}
+	client := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + b.mqtt).SetClientID("bench"))
+	if t := client.Connect(); t.Wait() && t.Error() != nil {
+		return t.Error()
+	}
+	defer client.Disconnect(100)
+	ways := []struct {
+		name, addr string
+		p50, p99   []float64
+	}{{name: "serve", addr: b.serve}, {name: "gateway", addr: b.gateway}}
+	for n := range *rounds + 1 {
+		for i := range ways {
+			took, err := b.measure(ctx, client, ways[i].addr, *rate, *piece)
+			if err != nil {
+				return fmt.Errorf("%s: %w", ways[i].name, err)
+			}
+			if n > 0 { // the first warms up
+				ways[i].p50 = append(ways[i].p50, at(took, 0.5))
+				ways[i].p99 = append(ways[i].p99, at(took, 0.99))
+			}
+		}
+	}
+	fmt.Fprintf(stdout, "%d lines/s to %d streams\n", *rate, *streams)
+	for _, w := range ways {
+		fmt.Fprintf(stdout, "%-8s p50 %.2f ms, p99 %.2f ms; %.2f and %.2f of the floor\n", w.name, at(w.p50, 0.5), at(w.p99, 0.5), at(w.p50, 0.5)/at(ways[0].p50, 0.5), at(w.p99, 0.5)/at(ways[0].p99, 0.5))
+	}
+	before, err := memory(g)
+	if err != nil {
+		return err
+	}
+	open, err := b.open(ctx, b.gateway, "idle", *idle, nil)
+	if err != nil {
+		return err
+	}
+	defer open()
+	select {
+	case <-time.After(5 * time.Second):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	after, err := memory(g)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "%d idle streams at the gateway: %.1f kB each\n", *idle, float64(after-before)/float64(*idle))
+	return nil
+}
+
+// at returns the value below which that part of all is.
+func at(v []float64, part float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	return v[min(int(part*float64(len(v))), len(v)-1)]
+}
+
+type bench struct {
+	program, serve, mqtt, gateway string
+	devices                       []int64
+}
+
+func freeAddrs(n int) (addrs []string, err error) {
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer l.Close()
+		addrs = append(addrs, l.Addr().String())
+	}
+	return addrs, nil
+}
+
+// start runs a command of the program and waits until it is ready.
+func (b *bench) start(ctx context.Context, ready string, env []string, command string) (*exec.Cmd, error) {
+	cmd := exec.Command(b.program, command)
+	cmd.Env, cmd.Stderr = append(os.Environ(), env...), os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	for range 1000 {
+		if a, err := http.Get("http://" + ready); err == nil {
+			a.Body.Close()
+			if a.StatusCode == http.StatusOK {
+				return cmd, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(ctx.Err(), stop(cmd))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return nil, errors.Join(fmt.Errorf("%s does not become ready", command), stop(cmd))
+}
+
+func stop(cmd *exec.Cmd) error {
+	_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+	return cmd.Wait()
+}
+
+// memory returns the resident memory of a process in kB.
+func memory(cmd *exec.Cmd) (int, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(text), "VmRSS:")
+	return strconv.Atoi(strings.Fields(rest)[0])
+}
+
+func (b *bench) post(ctx context.Context, path string, body any, answer any) error {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	q, err := http.NewRequestWithContext(ctx, "POST", "http://"+b.serve+path, bytes.NewReader(text))
+	if err != nil {
+		return err
+	}
+	q.Header.Set("Content-Type", "application/json")
+	a, err := http.DefaultClient.Do(q)
+	if err != nil {
+		return err
+	}
+	defer a.Body.Close()
+	content, err := io.ReadAll(a.Body)
+	if err == nil && a.StatusCode > 299 {
+		err = fmt.Errorf("POST %s: %d %s", path, a.StatusCode, content)
+	}
+	if err != nil || answer == nil {
+		return err
+	}
+	return json.Unmarshal(content, answer)
+}
+
+// fill makes the devices.
+func (b *bench) fill(ctx context.Context, devices int) error {
+	var it struct{ ID int64 }
+	err := b.post(ctx, "/api/device-models", map[string]any{"code": "board", "name": "Board"}, &it)
+	model := it.ID
+	for n := 0; err == nil && n < devices; n++ {
+		err = b.post(ctx, "/api/devices", map[string]any{"device_model_id": model, "config": fmt.Sprintf(`{"deviceName":"Board %d","deviceEntityId":"board_%d"}`, n, n)}, &it)
+		b.devices = append(b.devices, it.ID)
+	}
+	return err
+}
+
+// open opens streams, one after the other; each goes on with read, if that is
+// given, from behind ready. The function that it returns closes them and waits.
+func (b *bench) open(ctx context.Context, addr, name string, n int, read func(*bufio.Scanner)) (func(), error) {
+	var conns []net.Conn
+	var readers sync.WaitGroup
+	end := func() {
+		for _, c := range conns {
+			c.Close()
+		}
+		readers.Wait()
+	}
+	for i := range n {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			conns = append(conns, c)
+			_, err = fmt.Fprintf(c, "GET /api/sse/stream?request_id=%s%d HTTP/1.1\r\nHost: %s\r\n\r\n", name, i, addr)
+		}
+		if err != nil {
+			end()
+			return nil, err
+		}
+		lines := bufio.NewScanner(c)
+		lines.Buffer(make([]byte, 0, 1024), 1<<20)
+		for lines.Scan() && lines.Text() != "event: ready" {
+		}
+		if lines.Err() != nil || lines.Text() != "event: ready" {
+			end()
+			return nil, fmt.Errorf("stream %d was not opened: %w", i, cmpErr(lines.Err(), ctx.Err()))
+		}
+		if read != nil {
+			readers.Go(func() { read(lines) })
+		}
+	}
+	return end, nil
+}
+
+func cmpErr(errs ...error) error { return errors.Join(append(errs, io.ErrUnexpectedEOF)...) }
+
+// measure sends lines, each to one stream, and returns how long each took, in ms.
+func (b *bench) measure(ctx context.Context, client mqtt.Client, addr string, rate int, length time.Duration) ([]float64, error) {
+	var mu sync.Mutex
+	var took []float64
+	end, err := b.open(ctx, addr, "r", len(b.devices), func(lines *bufio.Scanner) {
+		for lines.Scan() {
+			_, rest, ok := strings.Cut(lines.Text(), "at:")
+			if !ok {
+				continue
+			}
+			text, _, _ := strings.Cut(rest, ":")
+			if sent, err := strconv.ParseInt(text, 10, 64); err == nil {
+				mu.Lock()
+				took = append(took, float64(time.Now().UnixNano()-sent)/1e6)
+				mu.Unlock()
+			}
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	for i, d := range b.devices {
+		if err := b.post(ctx, "/api/device-logs/subscribe", map[string]any{"request_id": fmt.Sprint("r", i), "device_id": d}, nil); err != nil {
+			return nil, err
+		}
+	}
+	total := int(length.Seconds() * float64(rate))
+	begin := time.Now()
+	for n := range total {
+		due := begin.Add(time.Duration(n) * time.Second / time.Duration(rate))
+		if wait := time.Until(due); wait > 0 {
+			time.Sleep(wait)
+		}
+		// What is late counts from when it was due.
+		client.Publish("iotsupport/logsink", 0, false, fmt.Sprintf(`{"entity_id":"board_%d","message":"at:%d:"}`, n%len(b.devices), due.UnixNano()))
+	}
+	for range 500 {
+		mu.Lock()
+		got := len(took)
+		mu.Unlock()
+		if got >= total {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if len(took) < total {
+		return nil, fmt.Errorf("%d of %d lines arrived", len(took), total)
+	}
+	return slices.Clone(took), nil
+}

@@ -1,0 +1,157 @@
+package gateway_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"signalbox/internal/gateway"
+)
+
+// young has streams asked about at once.
+func young(o *gateway.CarrierOptions) { o.Young = time.Nanosecond }
+
+func (m *moody) set(f func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f()
+}
+
+// A client that leaves while its callback is under way is told of by no gateway:
+// its stream is asked about, and ended, though nothing is sent to it.
+func TestCarrierAsksNewcomersD17(t *testing.T) {
+	a := newMoody(t)
+	c, _, _ := carry(t, young, a.url)
+	var known []*owner
+	for n := range 5 {
+		_, own := begin(t, c, fmt.Sprint("token-", n), 1)
+		known = append(known, own)
+	}
+	eventually(t, "all are asked about", func() bool {
+		for n := range 5 {
+			if !a.got(fmt.Sprintf(`{"token":"token-%d"}`, n)) {
+				return false
+			}
+		}
+		return true
+	})
+	if n := len(c.Outboxes()); n != 5 {
+		t.Errorf("%d streams are left", n)
+	}
+	a.set(func() { a.unknown = true })
+	_, own := begin(t, c, "never-opened", 1)
+	for _, own := range append(known, own) {
+		if err := own.end(t); !errors.Is(err, gateway.ErrGone) {
+			t.Error(err)
+		}
+	}
+}
+
+// A stream whose gateway did not say its name is looked for, and over when no
+// gateway has it, though nothing is sent to it.
+func TestCarrierLooksForStream(t *testing.T) {
+	a, b := newMoody(t), newMoody(t)
+	a.unknown = true
+	c, _, _ := carry(t, young, a.url, b.url)
+	_, own := begin(t, c, "token-1", 0)
+	eventually(t, "the asking", func() bool { return b.got("token-1") })
+	if n := len(c.Outboxes()); n != 1 {
+		t.Fatalf("%d streams are open", n)
+	}
+	b.set(func() { b.unknown = true })
+	_, nowhere := begin(t, c, "token-2", 0)
+	for _, own := range []*owner{own, nowhere} {
+		if err := own.end(t); !errors.Is(err, gateway.ErrGone) {
+			t.Error(err)
+		}
+	}
+}
+
+// A gateway that takes no more events, and then nothing at all, is given up: what
+// waits for it does not keep it from being looked at.
+func TestCarrierLooksOnD17(t *testing.T) {
+	a := newMoody(t)
+	c, _, _ := carry(t, func(o *gateway.CarrierOptions) { young(o); o.Timeout = 300 * time.Millisecond }, a.url)
+	eventually(t, "the gateway", c.Up)
+	a.set(func() { a.stuck = "token" })
+	var owners []*owner
+	for n := range 60 {
+		_, own := begin(t, c, fmt.Sprint("token-", n), 1)
+		owners = append(owners, own)
+	}
+	c.Disconnected("token-0")
+	time.Sleep(time.Second) // probes fail meanwhile
+	if !c.Up() || len(c.Outboxes()) != 59 {
+		t.Errorf("up %v, %d streams, though it answers", c.Up(), len(c.Outboxes()))
+	}
+	a.set(func() { a.all = true })
+	for n, own := range owners {
+		if err := own.end(t); n > 0 && !errors.Is(err, gateway.ErrLost) {
+			t.Error(n, err)
+		}
+	}
+}
+
+// A callback that comes twice leaves one stream, and the first owner is told.
+func TestCarrierTwice(t *testing.T) {
+	a := newMoody(t)
+	c, _, _ := carry(t, nil, a.url)
+	first, own := begin(t, c, "token", 1)
+	second, _ := begin(t, c, "token", 1)
+	if err := own.end(t); err != nil {
+		t.Error(err)
+	}
+	first.Out().Offer(event(1))
+	second.Out().Offer(event(2))
+	eventually(t, "the event", func() bool { return a.got(`"data":"2"`) })
+	if a.got(`"data":"1"`) || a.got("close") || len(c.Outboxes()) != 1 {
+		t.Errorf("%q", a.bodies)
+	}
+}
+
+// Of what was taken from the queue before the right was over nothing more is sent;
+// the reason is. A stream that is stuck then is closed all the same.
+func TestCarrierExpelInBatch(t *testing.T) {
+	for _, freed := range []bool{true, false} {
+		a := newMoody(t)
+		a.stuck = `"data":"0"`
+		c, _, _ := carry(t, nil, a.url)
+		own := &owner{make(chan error, 2)}
+		s := c.New("token", "r", 1)
+		for n := range 50 {
+			s.Out().Offer(event(n))
+		}
+		if err := s.Begin(own); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "they are taken", func() bool { return s.Out().Bytes() == 0 })
+		s.Expel(event(99))
+		if freed {
+			a.free()
+		}
+		if err := own.end(t); err != nil {
+			t.Error(err)
+		}
+		eventually(t, "the closing", func() bool { return a.got(`{"token":"token","close":true}`) })
+		if a.got(`"data":"1"`) || a.got(`"data":"99"`) != freed {
+			t.Errorf("freed %v: %q", freed, a.bodies)
+		}
+	}
+}
+
+// A file that is damaged keeps nobody from starting, and gives what can be read.
+func TestCarrierMemoryDamaged(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "streams")
+	if err := os.WriteFile(file, []byte("+ one 1\nnonsense\n+ two x\n- three\n+ four 9\n"+strings.Repeat("\x00", 100_000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := newMoody(t)
+	carry(t, func(o *gateway.CarrierOptions) { o.Memory = file }, a.url)
+	eventually(t, "the closing", func() bool {
+		return a.got(`{"token":"one","close":true}`) && a.got(`{"token":"four","close":true}`)
+	})
+}

@@ -1,0 +1,429 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// QueueOptions say where the queues are. URL, Log and Registerer are needed.
+type QueueOptions struct {
+	URL        string        // amqp:// or amqps://
+	TTL        time.Duration // that a queue which nobody reads is kept; 0 is 5 minutes
+	Prefix     string        // of the names of the exchange and the queues; "" is none
+	AutoDelete bool          // the exchange is neither durable nor kept when nothing is bound to it
+	Log        *slog.Logger
+	Registerer prometheus.Registerer
+}
+
+// Queues is the gateway's side of RabbitMQ. Each connection whose backend names
+// a request id and routing keys has a queue of that id, which outlives the
+// connection for a while: what is published meanwhile is not lost.
+type Queues struct {
+	opts       QueueOptions
+	exchange   string
+	prefix     string
+	deliveries *prometheus.CounterVec
+
+	mu    sync.Mutex
+	now   *session            // nil: there is no connection to RabbitMQ
+	bound map[string]*binding // by queue
+}
+
+const (
+	prefetch       = 10               // messages under way to one stream
+	brokerTimeout  = 5 * time.Second  // for connecting to RabbitMQ, and for leaving it
+	brokerBeat     = 10 * time.Second // of the connection; a silent one is given up after two
+	firstReconnect = time.Second
+	lastReconnect  = 5 * time.Second // streams wait meanwhile
+)
+
+// NewQueues returns Queues without a connection; the Server that it is given to
+// keeps one. Its error says nothing of the URL, which holds a password.
+func NewQueues(o QueueOptions) (*Queues, error) {
+	if _, err := amqp.ParseURI(o.URL); err != nil {
+		return nil, errors.New("RABBITMQ_URL must be an AMQP URL such as amqp://user:password@host:5672/")
+	}
+	if o.TTL == 0 {
+		o.TTL = 5 * time.Minute
+	}
+	q := &Queues{opts: o, bound: map[string]*binding{}}
+	if o.Prefix != "" {
+		q.prefix = o.Prefix + "."
+	}
+	q.exchange = q.prefix + "sse.events"
+	q.deliveries = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "gateway_rabbitmq_deliveries_total", Help: "Messages that RabbitMQ delivered for streams, by what became of them."}, []string{"result"})
+	connected := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "gateway_rabbitmq_connected", Help: "Whether there is a connection to RabbitMQ."}, func() float64 {
+		if q.connected() {
+			return 1
+		}
+		return 0
+	})
+	o.Registerer.MustRegister(q.deliveries, connected)
+	return q, nil
+}
+
+// connected reports whether queues can be set up now.
+func (q *Queues) connected() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.now != nil && !q.now.broken()
+}
+
+// session is one connection to RabbitMQ.
+type session struct {
+	queues *Queues
+	conn   *amqp.Connection
+	ctx    context.Context // ends with the session
+	over   context.CancelFunc
+
+	// Answers on a channel are in the order of the questions, so that there is
+	// one question at a time.
+	rpc     sync.Mutex
+	channel *amqp.Channel // for deliveries
+	setup   *amqp.Channel // for declarations, since a mistake in one closes the channel
+
+	mu     sync.Mutex
+	closed bool
+	parts  sync.WaitGroup
+}
+
+// run keeps a connection to RabbitMQ until ctx ends.
+func (q *Queues) run(ctx context.Context) {
+	delay := firstReconnect
+	for ctx.Err() == nil {
+		s, err := q.dial(ctx)
+		if err != nil {
+			q.opts.Log.Warn("RabbitMQ was not reached", "err", err, "again_in", delay.String())
+			select {
+			case <-ctx.Done():
+			case <-time.After(delay):
+			}
+			delay = min(2*delay, lastReconnect)
+			continue
+		}
+		delay = firstReconnect
+		q.opts.Log.Info("connected to RabbitMQ")
+		q.hold(ctx, s)
+	}
+}
+
+// hold uses a session until it is lost or ctx ends.
+func (q *Queues) hold(ctx context.Context, s *session) {
+	lost := make(chan *amqp.Error, 3)
+	s.conn.NotifyClose(notice(s, lost))
+	s.channel.NotifyClose(notice(s, lost))
+	q.mu.Lock()
+	q.now = s
+	again := make([]*binding, 0, len(q.bound))
+	for _, b := range q.bound {
+		again = append(again, b)
+	}
+	q.mu.Unlock()
+	s.run(func() {
+		for _, b := range again {
+			if s.ctx.Err() != nil {
+				return
+			}
+			q.start(s, b)
+		}
+	})
+	select {
+	case <-ctx.Done():
+	case err := <-lost:
+		q.opts.Log.Warn("the connection to RabbitMQ was lost", "err", err)
+	}
+	q.mu.Lock()
+	q.now = nil
+	q.mu.Unlock()
+	s.close()
+}
+
+// notice returns what the library tells of an end, which it may not wait for.
+func notice(s *session, lost chan<- *amqp.Error) chan *amqp.Error {
+	told := make(chan *amqp.Error, 1)
+	s.run(func() {
+		select {
+		case err := <-told:
+			lost <- err
+		case <-s.ctx.Done():
+		}
+	})
+	return told
+}
+
+// dial connects to RabbitMQ and declares the exchange.
+func (q *Queues) dial(ctx context.Context) (*session, error) {
+	conn, err := dialBroker(ctx, q.opts.URL, "signalbox gateway")
+	if err != nil {
+		return nil, err
+	}
+	s := &session{queues: q, conn: conn}
+	s.ctx, s.over = context.WithCancel(context.Background())
+	if s.channel, err = conn.Channel(); err == nil {
+		if err = s.channel.Qos(prefetch, 0, false); err == nil {
+			s.setup, err = conn.Channel()
+		}
+	}
+	if err == nil {
+		err = s.declare()
+	}
+	if err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// dialBroker connects to RabbitMQ under a name.
+func dialBroker(ctx context.Context, url, name string) (*amqp.Connection, error) {
+	return amqp.DialConfig(url, amqp.Config{
+		Heartbeat:  brokerBeat,
+		Properties: amqp.Table{"connection_name": name},
+		Dial: func(network, addr string) (net.Conn, error) {
+			d := net.Dialer{Timeout: brokerTimeout}
+			c, err := d.DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return &brokerConn{c}, c.SetDeadline(time.Now().Add(brokerTimeout)) // of the handshake
+		},
+	})
+}
+
+// brokerConn is a connection to RabbitMQ whose writes take a bounded time. RabbitMQ
+// stops reading when it is short of memory or disk, and the library would wait for
+// ever, with everything else that wants to write.
+type brokerConn struct{ net.Conn }
+
+func (c *brokerConn) Write(b []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(brokerTimeout)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(b)
+}
+
+// declare declares the exchange.
+func (s *session) declare() error {
+	q := s.queues
+	return s.setup.ExchangeDeclare(q.exchange, amqp.ExchangeTopic, !q.opts.AutoDelete, q.opts.AutoDelete, false, false, nil)
+}
+
+func (s *session) broken() bool { return s.conn.IsClosed() || s.channel.IsClosed() }
+
+// run runs f as a part of the session, unless that is over.
+func (s *session) run(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.parts.Go(f)
+	}
+}
+
+// close ends the session and waits until nothing of it runs.
+func (s *session) close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.over()
+	_ = s.conn.CloseDeadline(time.Now().Add(brokerTimeout)) // lost, as often as not
+	s.parts.Wait()
+}
+
+// binding is the queue of one connection.
+type binding struct {
+	queues     *Queues
+	connection *connection
+	queue      string
+	keys       []string
+
+	mu       sync.Mutex
+	session  *session // that it is read in
+	released bool
+}
+
+var errNoBroker = errors.New("there is no connection to RabbitMQ")
+
+// bind gives a connection the queue of a request id, bound with the keys. A
+// connection that had the queue before reads it no longer.
+func (q *Queues) bind(c *connection, id string, keys []string) error {
+	b := &binding{queues: q, connection: c, queue: q.prefix + "sse.conn." + id, keys: keys}
+	c.mu.Lock()
+	ended := c.ended
+	if !ended {
+		c.binding = b
+	}
+	c.mu.Unlock()
+	if ended {
+		return nil
+	}
+	q.mu.Lock()
+	old, s := q.bound[b.queue], q.now
+	if s != nil {
+		q.bound[b.queue] = b
+	}
+	q.mu.Unlock()
+	if s == nil {
+		return errNoBroker
+	}
+	if old != nil {
+		old.release()
+	}
+	q.start(s, b)
+	return nil
+}
+
+// start reads a queue in a session, and tells the client that it is set up.
+func (q *Queues) start(s *session, b *binding) {
+	switch started, err := s.consume(b); {
+	case err != nil:
+		q.opts.Log.Error("a stream got no queue", "queue", b.queue, "err", err)
+		b.connection.fail()
+	case started:
+		b.connection.ready()
+	}
+}
+
+// consume declares the queue and begins to read it. It reports false when that
+// was done, or is not wanted any more.
+func (s *session) consume(b *binding) (started bool, err error) {
+	s.rpc.Lock()
+	defer s.rpc.Unlock()
+	b.mu.Lock()
+	not := b.released || b.session == s
+	b.mu.Unlock()
+	if not {
+		return false, nil
+	}
+	if s.setup.IsClosed() { // by the mistake of another queue
+		if s.setup, err = s.conn.Channel(); err != nil {
+			return false, err
+		}
+	}
+	q := s.queues
+	if q.opts.AutoDelete { // it may have gone with its last queue
+		if err := s.declare(); err != nil {
+			return false, err
+		}
+	}
+	if _, err := s.setup.QueueDeclare(b.queue, true, false, false, false, amqp.Table{"x-expires": q.opts.TTL.Milliseconds()}); err != nil {
+		return false, err
+	}
+	for _, key := range b.keys {
+		if err := s.setup.QueueBind(b.queue, key, q.exchange, false, nil); err != nil {
+			return false, err
+		}
+	}
+	deliveries, err := s.channel.Consume(b.queue, b.connection.token, false, false, false, false, nil)
+	if err != nil {
+		return false, err
+	}
+	b.mu.Lock()
+	b.session = s
+	released := b.released
+	b.mu.Unlock()
+	s.run(func() { b.pump(s, deliveries) })
+	if released { // meanwhile
+		return false, s.channel.Cancel(b.connection.token, false)
+	}
+	return true, nil
+}
+
+// release stops the reading of the queue, soon.
+func (b *binding) release() {
+	q := b.queues
+	q.mu.Lock()
+	if q.bound[b.queue] == b {
+		delete(q.bound, b.queue)
+	}
+	q.mu.Unlock()
+	b.mu.Lock()
+	s, first := b.session, !b.released
+	b.released = true
+	b.mu.Unlock()
+	if s == nil || !first {
+		return
+	}
+	s.run(func() {
+		s.rpc.Lock()
+		defer s.rpc.Unlock()
+		if err := s.channel.Cancel(b.connection.token, false); err != nil && !s.broken() {
+			q.opts.Log.Warn("a queue is still being read", "queue", b.queue, "err", err)
+		}
+	})
+}
+
+func (b *binding) isReleased() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.released
+}
+
+// pump writes what is in the queue to the stream. It waits for a slow reader:
+// what does not fit stays in the queue.
+func (b *binding) pump(s *session, deliveries <-chan amqp.Delivery) {
+	for d := range deliveries {
+		result, err := "success", error(nil)
+		switch frame, ok := message(d.Body); {
+		case !ok:
+			result, err = "invalid", d.Nack(false, false)
+			b.queues.opts.Log.Warn("a message has no form on a stream", "queue", b.queue, "bytes", len(d.Body))
+		case b.isReleased() || !b.connection.deliver(s.ctx, frame):
+			result, err = "returned", d.Nack(false, true)
+		default:
+			err = d.Ack(false)
+		}
+		if err != nil {
+			result = "lost" // with the session; RabbitMQ delivers it again
+		}
+		b.queues.deliveries.WithLabelValues(result).Inc()
+	}
+	if !s.broken() && s.ctx.Err() == nil && !b.isReleased() {
+		b.queues.opts.Log.Error("RabbitMQ ended the reading of a queue", "queue", b.queue)
+		b.connection.fail()
+	}
+}
+
+// message reads a message for a stream.
+func message(body []byte) (command, bool) {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(body, &fields) != nil {
+		return command{}, false
+	}
+	var name, id string
+	data, ok := text(fields["data"])
+	if raw, given := fields["event"]; ok && given && string(raw) != "null" {
+		name, ok = text(raw)
+	}
+	if raw, given := fields["id"]; ok && given {
+		id, ok = text(raw)
+		ok = ok && validID(id)
+	}
+	if !ok {
+		return command{}, false
+	}
+	frame, p := frameOf(name, data, id)
+	return command{frame: frame}, p == nil && frame != nil
+}
+
+// deliver queues what came from a queue as soon as there is room. It reports
+// false when the stream has ended.
+func (c *connection) deliver(ctx context.Context, m command) bool {
+	out := c.stream.Out()
+	for {
+		if out.Room(ctx) != nil {
+			return false
+		}
+		if out.Offer(m.frame) {
+			return !out.Over()
+		}
+	}
+}
