@@ -99,7 +99,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	kind, text := fleet.Public(err)
 	a := answers(kind)
 	body.Error, body.Details.Message, body.Code = text, a.message, a.code
-	if a.status >= http.StatusInternalServerError && r.Context().Err() == nil {
+	if a.status >= http.StatusInternalServerError && r.Context().Err() == nil && !errors.Is(err, errDraining) { // that is in the log once
 		s.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "route", r.Pattern, "kind", kind.String(),
 			"correlation_id", body.CorrelationID, "err", err)
 	}

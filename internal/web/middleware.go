@@ -116,7 +116,10 @@ func (s *Server) ownProof(r *http.Request) bool {
 	return bearerToken(r) != "" && s.identity.mode() != modeOff
 }
 
-var errCrossOrigin = fleet.E(fleet.Forbidden, nil, "Cross-origin request refused")
+var (
+	errCrossOrigin = fleet.E(fleet.Forbidden, nil, "Cross-origin request refused")
+	errDraining    = fleet.E(fleet.Unavailable, nil, "Signalbox is currently unavailable: shutting down")
+)
 
 func (s *Server) run(rt route, w http.ResponseWriter, r *http.Request, what *event) (who access.Principal, err error) {
 	defer func() {
@@ -132,7 +135,7 @@ func (s *Server) run(rt route, w http.ResponseWriter, r *http.Request, what *eve
 		return who, rt.handle(w, r)
 	}
 	if s.draining.Load() {
-		return who, fleet.E(fleet.Unavailable, nil, "Signalbox is currently unavailable: shutting down")
+		return who, errDraining
 	}
 	if !s.ownProof(r) && s.crossOrigin.Check(r) != nil {
 		return who, errCrossOrigin
