@@ -191,14 +191,19 @@ func TestCarriersLongBatch(t *testing.T) {
 // their readers miss nothing.
 func TestCarriersLossD26(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, c *carried) {
-		d := c.device("boiler")
-		readers := []*reader{c.follow("a", d), c.follow("b", d)}
-		talker := c.talk(d, 20*time.Millisecond, 2, true)
-		// Who has had no event has no place to go on from: a gateway has no form for
-		// the marks that a stream of the server itself begins with.
-		for _, r := range readers {
-			r.wait("a first line", func() bool { return r.newest(d) > 0 })
+		d, silent := c.device("boiler"), c.device("cellar")
+		readers := []*reader{c.follow("a", d), c.follow("b", d), c.follow("quiet", silent)}
+		// A stream has a place to go on from before it has had a line. This comes after
+		// it.
+		if a := c.inside("POST", "/internal/rotation-nudge"); a.status != http.StatusOK {
+			t.Fatalf("%d %s", a.status, a.body)
 		}
+		for _, r := range readers {
+			r.wait("a nudge", func() bool { return r.counts["rotation-updated"] > 0 })
+		}
+		quiet := readers[2]
+		said := 0
+		talker := c.talk(d, 20*time.Millisecond, 2, true)
 		again := func(what string, do func()) {
 			t.Helper()
 			_, _, before := talker.state()
@@ -206,7 +211,7 @@ func TestCarriersLossD26(t *testing.T) {
 			_, _, sent := talker.state()
 			t.Logf("%s was between lines %d and %d", what, before, sent)
 			for _, r := range readers {
-				r.wait("the stream comes back after "+what, func() bool { return r.live && r.newest(d) > sent })
+				r.wait("the stream comes back after "+what, func() bool { return r.live && (r == quiet || r.newest(d) > sent) })
 			}
 			eventually(t, "there are as many streams as readers after "+what, func() bool {
 				return c.metric("sse_gateway_active_connections") == float64(len(readers)) && c.metric("sse_device_log_subscriptions_active") == float64(len(readers))
@@ -222,7 +227,12 @@ func TestCarriersLossD26(t *testing.T) {
 		})
 		if len(c.gateways) > 0 {
 			g := c.gateways[len(c.gateways)-1]
-			again("a kill of the gateway", func() { g.kill(); g.launch() })
+			again("a kill of the gateway", func() {
+				g.kill()
+				said = 3
+				c.board(silent).say(said)
+				g.launch()
+			})
 			again("a restart of the gateway", func() {
 				g.signal(syscall.SIGTERM)
 				if err := g.cmd.Wait(); err != nil {
@@ -241,8 +251,11 @@ func TestCarriersLossD26(t *testing.T) {
 			again("a kill of RabbitMQ", func() { c.rabbit.Kill(); c.rabbit.Restart() })
 		}
 		talker.stop()
+		quiet.waitFor(silent, said)
 		for _, r := range readers {
-			talker.checkHeard(r)
+			if r != quiet {
+				talker.checkHeard(r)
+			}
 			r.check()
 			r.stop()
 		}

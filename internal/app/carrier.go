@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"net/http"
 	"path/filepath"
 	"time"
 
@@ -49,8 +50,8 @@ func (a *app) openCarrier(streams *web.Streams) (*carrier, []unit, error) {
 }
 
 // New implements web.Carrier.
-func (c *carrier) New(token, requestID, name string) web.Carried {
-	return c.Carrier.New(token, requestID, c.Gateway(name))
+func (c *carrier) New(token, requestID, name string, callback http.Header) web.Carried {
+	return c.Carrier.New(token, requestID, c.Gateway(name), callback.Get(gateway.AcceptsHeader) == gateway.AcceptsID)
 }
 
 // Bindings implements web.Carrier.

@@ -22,6 +22,14 @@ const (
 	maxFarewells = 64
 )
 
+// AcceptsHeader is the header of a callback in which this gateway, unlike that of
+// the reference system, says what else it takes for a stream: AcceptsID, the id of a
+// stream without an event.
+const (
+	AcceptsHeader = "Sse-Gateway-Accepts"
+	AcceptsID     = "id"
+)
+
 // The reasons of a disconnect callback.
 const (
 	clientClosed = "client_closed"
@@ -111,6 +119,7 @@ func (b *backend) call(ctx context.Context, c callback) (v verdict, err error) {
 		return v, withoutURL(err)
 	}
 	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set(AcceptsHeader, AcceptsID)
 	if b.secret != "" {
 		r.Header.Set("Authorization", "Bearer "+b.secret)
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,6 +30,7 @@ type CarrierOptions struct {
 	Timeout time.Duration // of one request; 0 is 5 s
 	Probe   time.Duration // between two looks at each gateway; 0 is 2 s
 	Young   time.Duration // age at which a stream is first asked about; 0 is 10 s, longer than a callback
+	Beat    time.Duration // between two calls of an owner's Beat; 0 is a minute
 
 	// Publisher publishes events at RabbitMQ, which the gateways take them from.
 	// Nil: they are posted to the gateways.
@@ -100,6 +102,9 @@ func NewCarrier(o CarrierOptions) (*Carrier, error) {
 	if o.Young == 0 {
 		o.Young = 10 * time.Second
 	}
+	if o.Beat == 0 {
+		o.Beat = time.Minute
+	}
 	if o.Wrote == nil {
 		o.Wrote = func([]*sse.Frame, time.Time, error) {}
 	}
@@ -168,6 +173,7 @@ func (c *Carrier) Run(ctx context.Context, grace time.Duration) error {
 	for _, g := range c.gateways {
 		looks.Go(func() { g.run(probes) })
 	}
+	looks.Go(func() { c.beat(probes) })
 	<-ctx.Done()
 	end := time.NewTimer(grace)
 	defer end.Stop()
@@ -193,6 +199,40 @@ func (c *Carrier) Run(ctx context.Context, grace time.Duration) error {
 	looks.Wait()
 	c.all.Wait()
 	return c.memory.close()
+}
+
+// beatSlots spreads the beats of the streams over the interval.
+const beatSlots = 16
+
+// beat has the owners of the streams say how far they are, until ctx ends.
+func (c *Carrier) beat(ctx context.Context) {
+	tick := time.NewTicker(c.opts.Beat / beatSlots)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			for _, owner := range c.due(now) {
+				owner.Beat()
+			}
+		}
+	}
+}
+
+// due returns the owners whose beat is due now.
+func (c *Carrier) due(now time.Time) (owners []sse.Owner) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.open {
+		s.mu.Lock()
+		if s.owner != nil && now.Sub(s.beaten) >= c.opts.Beat {
+			s.beaten = now
+			owners = append(owners, s.owner)
+		}
+		s.mu.Unlock()
+	}
+	return owners
 }
 
 // left returns how many streams are open, or are to be closed at a gateway that
@@ -277,6 +317,7 @@ type Carried struct {
 	carrier   *Carrier
 	token     string
 	requestID string
+	marks     bool // its gateway takes an id without an event
 	out       *sse.Outbox
 
 	// With a Publisher: who publishes has put something into turn. Once quit is
@@ -287,6 +328,7 @@ type Carried struct {
 	mu      sync.Mutex
 	gateway int // 0: not known yet
 	opened  time.Time
+	beaten  time.Time    // when Beat was last called
 	seen    bool         // its gateway was asked about it when it was no longer young
 	denied  map[int]bool // gateways that do not know it, while its own is not known
 	owner   sse.Owner
@@ -297,9 +339,11 @@ type Carried struct {
 }
 
 // New returns a stream that a gateway asked about: its token there, the client's
-// request id, and the number of the gateway.
-func (c *Carrier) New(token, requestID string, gateway int) *Carried {
-	s := &Carried{carrier: c, token: token, requestID: requestID, gateway: gateway, opened: time.Now()}
+// request id, the number of the gateway, and whether it takes an id without an
+// event, see AcceptsHeader.
+func (c *Carrier) New(token, requestID string, gateway int, marks bool) *Carried {
+	now := time.Now()
+	s := &Carried{carrier: c, token: token, requestID: requestID, gateway: gateway, marks: marks, opened: now, beaten: now}
 	s.out = sse.NewOutbox(c.opts.Buffer, s.wake)
 	if c.opts.Publisher != nil {
 		s.turn, s.quit = make(chan struct{}, 1), make(chan struct{})
@@ -439,12 +483,13 @@ func (s *Carried) send() {
 		if len(frames) == 0 {
 			return
 		}
-		for _, f := range frames {
+		for n, f := range frames {
 			if f.Last {
 				s.sendClose()
 				return
 			}
-			if !f.IsEvent() { // heartbeats and the like are the gateway's own
+			mark := !f.IsEvent()
+			if mark && (!s.marks || f.ID() == "" || !isLastID(frames[n:])) { // heartbeats and the like are the gateway's own
 				continue
 			}
 			expelled := s.expelled()
@@ -459,7 +504,9 @@ func (s *Carried) send() {
 			} else if now && !expelled || errors.Is(err, errSilenced) {
 				break // the rest of what was taken is not for this reader any more
 			}
-			c.opts.Wrote([]*sse.Frame{f}, start, err)
+			if !mark {
+				c.opts.Wrote([]*sse.Frame{f}, start, err)
+			}
 			switch {
 			case err == nil:
 			case errors.Is(err, ErrGone):
@@ -472,6 +519,11 @@ func (s *Carried) send() {
 			}
 		}
 	}
+}
+
+// isLastID reports whether none of the frames after the first has an id.
+func isLastID(frames []*sse.Frame) bool {
+	return !slices.ContainsFunc(frames[1:], func(f *sse.Frame) bool { return f.ID() != "" })
 }
 
 func (s *Carried) expelled() bool {
@@ -515,6 +567,9 @@ func (s *Carried) deliver(e sentEvent) error {
 		<-s.turn
 		c.metrics.sends.WithLabelValues("publish", resultOfSend(err)).Inc()
 		return err
+	}
+	if e.isMark() {
+		return s.each(ctx, sendBody{Token: s.token, ID: e.ID})
 	}
 	return s.each(ctx, sendBody{Token: s.token, Event: &e})
 }
@@ -581,19 +636,39 @@ func (s *Carried) sendClose() {
 type sendBody struct {
 	Token string     `json:"token"`
 	Event *sentEvent `json:"event,omitempty"`
+	ID    string     `json:"id,omitempty"` // of the stream, without an event
 	Close bool       `json:"close,omitempty"`
 }
 
-// sentEvent is an event on its way to a gateway.
+// sentEvent is an event on its way to a gateway, or an id alone.
 type sentEvent struct {
 	Name string `json:"name"`
 	Data string `json:"data"`
 	ID   string `json:"id,omitempty"`
 }
 
+func (e sentEvent) isMark() bool { return e.Name == "" && e.Data == "" }
+
+// message returns the event as a message of RabbitMQ.
+func (e sentEvent) message() []byte {
+	if e.isMark() {
+		return encode(struct {
+			ID string `json:"id"`
+		}{e.ID})
+	}
+	return encode(struct {
+		Event string `json:"event"`
+		Data  string `json:"data"`
+		ID    string `json:"id,omitempty"`
+	}{e.Name, e.Data, e.ID})
+}
+
 // pieces returns the event of a frame, or several that together say the same if
 // it is longer than most bytes and has lines that can be told in several.
 func pieces(f *sse.Frame, most int) []sentEvent {
+	if !f.IsEvent() {
+		return []sentEvent{{ID: f.ID()}}
+	}
 	whole := sentEvent{Name: f.Name, Data: string(f.Payload()), ID: f.ID()}
 	if size(whole) <= most || f.Lines < 2 {
 		return []sentEvent{whole}

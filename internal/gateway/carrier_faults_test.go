@@ -120,8 +120,8 @@ func TestCarrierExpelInBatch(t *testing.T) {
 		a := newMoody(t)
 		a.stuck = `"data":"0"`
 		c, _, _ := carry(t, nil, a.url)
-		own := &owner{make(chan error, 2)}
-		s := c.New("token", "r", 1)
+		own := newOwner()
+		s := c.New("token", "r", 1, true)
 		for n := range 50 {
 			s.Out().Offer(event(n))
 		}

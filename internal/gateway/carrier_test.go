@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,9 +24,12 @@ import (
 // owner waits for the end of a stream.
 type owner struct {
 	ended chan error
+	beats atomic.Int64
 }
 
-func (o *owner) Beat()            {}
+func newOwner() *owner { return &owner{ended: make(chan error, 2)} }
+
+func (o *owner) Beat()            { o.beats.Add(1) }
 func (o *owner) Closed(err error) { o.ended <- err }
 
 func (o *owner) end(t *testing.T) error {
@@ -77,7 +81,7 @@ func join(t *testing.T, w *world, change func(*gateway.CarrierOptions)) *ends {
 			return
 		}
 		_, id, _ := strings.Cut(told.Request.URL, "request_id=")
-		s, own := c.New(told.Token, id, c.Gateway("")), &owner{make(chan error, 2)}
+		s, own := c.New(told.Token, id, c.Gateway(""), true), newOwner()
 		if e.begin != nil {
 			e.begin(s)
 		}
@@ -164,6 +168,40 @@ func (c *client) until(text string) string {
 	return string(all)
 }
 
+// A stream has a place to go on from before its first event, and while there is
+// nothing to say; a gateway of the reference system, which knows no such thing, is
+// not asked for it.
+func TestCarrierMarks(t *testing.T) {
+	e := join(t, run(t, nil), func(o *gateway.CarrierOptions) { o.Beat = 100 * time.Millisecond })
+	c, s, own := e.stream("r")
+	s.Out().OfferControl(sse.Mark("5"))
+	c.want("id: 5\n\n")
+	eventually(t, "the owner is asked for its place", func() bool { return own.beats.Load() > 1 })
+
+	f := func(marks bool, want string) {
+		t.Helper()
+		a := newMoody(t)
+		c, _, _ := carry(t, nil, a.url)
+		s := c.New("token", "r", 1, marks)
+		for _, frame := range []*sse.Frame{sse.Mark("1"), event(2), sse.Mark("3"), sse.Mark("4"), sse.Control("ready", "")} {
+			s.Out().OfferControl(frame)
+		}
+		if err := s.Begin(newOwner()); err != nil {
+			t.Fatal(err)
+		}
+		s.End(nil)
+		eventually(t, "the closing", func() bool { return a.got(`{"token":"token","close":true}`) })
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if got := strings.Join(a.bodies, " "); got != want {
+			t.Errorf("marks %v: %s, want %s", marks, got, want)
+		}
+	}
+	const two, last = `{"token":"token","event":{"name":"n","data":"2","id":"2"}}`, `{"token":"token","close":true}`
+	f(true, two+` {"token":"token","id":"4"} `+last)
+	f(false, two+" "+last)
+}
+
 // However a stream ends, both ends learn of it, once.
 func TestCarrierEnds(t *testing.T) {
 	e := join(t, run(t, nil), nil)
@@ -190,8 +228,8 @@ func TestCarrierEnds(t *testing.T) {
 func TestCarrierUnknownToken(t *testing.T) {
 	e := join(t, run(t, nil), nil)
 	c, good, _ := e.stream("good")
-	own := &owner{make(chan error, 2)}
-	lost := e.carrier.New("no-such-token", "lost", 1)
+	own := newOwner()
+	lost := e.carrier.New("no-such-token", "lost", 1, true)
 	if err := lost.Begin(own); err != nil {
 		t.Fatal(err)
 	}
@@ -351,8 +389,8 @@ func carry(t *testing.T, change func(*gateway.CarrierOptions), urls ...string) (
 
 func begin(t *testing.T, c *gateway.Carrier, token string, number int) (*gateway.Carried, *owner) {
 	t.Helper()
-	own := &owner{make(chan error, 2)}
-	s := c.New(token, token, number)
+	own := newOwner()
+	s := c.New(token, token, number, true)
 	if err := s.Begin(own); err != nil {
 		t.Fatal(err)
 	}
@@ -484,7 +522,7 @@ func TestCarrierShutdown(t *testing.T) {
 	if got := c.rest(); got != "" {
 		t.Errorf("%q", got)
 	}
-	if err := e.carrier.New("t", "t", 1).Begin(&owner{make(chan error, 1)}); !errors.Is(err, sse.ErrClosed) {
+	if err := e.carrier.New("t", "t", 1, true).Begin(newOwner()); !errors.Is(err, sse.ErrClosed) {
 		t.Error(err)
 	}
 }

@@ -212,11 +212,7 @@ func (p *Publisher) session(ctx context.Context, quit <-chan struct{}) (*publish
 // Once quit is closed it begins nothing more, but waits for what becomes of what it
 // has sent, and fails with errSilenced if that is nothing.
 func (p *Publisher) publish(ctx context.Context, quit <-chan struct{}, requestID string, e sentEvent) error {
-	body := encode(struct {
-		Event string `json:"event"`
-		Data  string `json:"data"`
-		ID    string `json:"id,omitempty"`
-	}{e.Name, e.Data, e.ID})
+	body := e.message()
 	for {
 		s, err := p.session(ctx, quit)
 		if err != nil {

@@ -9,9 +9,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	amqp "github.com/rabbitmq/amqp091-go"
 
-	"github.com/prometheus/client_golang/prometheus"
+	"signalbox/internal/sse"
 )
 
 // QueueOptions say where the queues are. URL, Log and Registerer are needed.
@@ -399,13 +400,18 @@ func message(body []byte) (command, bool) {
 		return command{}, false
 	}
 	var name, id string
-	data, ok := text(fields["data"])
-	if raw, given := fields["event"]; ok && given && string(raw) != "null" {
-		name, ok = text(raw)
-	}
-	if raw, given := fields["id"]; ok && given {
+	ok := true
+	if raw, given := fields["id"]; given {
 		id, ok = text(raw)
 		ok = ok && validID(id)
+	}
+	if ok && id != "" && fields["data"] == nil && fields["event"] == nil {
+		return command{frame: sse.Mark(id)}, true
+	}
+	data, has := text(fields["data"])
+	ok = ok && has
+	if raw, given := fields["event"]; ok && given && string(raw) != "null" {
+		name, ok = text(raw)
 	}
 	if !ok {
 		return command{}, false

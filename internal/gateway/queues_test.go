@@ -80,7 +80,7 @@ func TestQueues(t *testing.T) {
 		c, token := w.open("/r1")
 		publish(t, "sse.events", "broadcast", `{"event":"version","data":"{\"version\":1}"}`)
 		c.want("data: {\"type\":\"version\",\"payload\":{\"version\":1}}\n\n")
-		for _, bad := range []string{``, `{`, `[]`, `{"event":"x"}`, `{"data":1}`, `{"event":1,"data":"1"}`, `{"event":"x","data":"{"}`, `{"event":"rejected","data":""}`} {
+		for _, bad := range []string{``, `{`, `[]`, `{"event":"x"}`, `{"data":1}`, `{"event":1,"data":"1"}`, `{"event":"x","data":"{"}`, `{"event":"rejected","data":""}`, `{"id":""}`, `{"id":1}`, `{"id":"a\nb"}`, `{"id":"1","event":"x"}`} {
 			publish(t, "sse.events", "broadcast", bad)
 		}
 		publish(t, "sse.events", "subject.other", `{"data":"not for us"}`)
@@ -88,6 +88,8 @@ func TestQueues(t *testing.T) {
 		c.want("data: one\ndata: two\n\n")
 		publish(t, "sse.events", "connection.r1", `{"event":"n","data":"1","id":"7"}`)
 		c.want("id: 7\ndata: {\"type\":\"n\",\"payload\":1}\n\n")
+		publish(t, "sse.events", "connection.r1", `{"id":"8"}`)
+		c.want("id: 8\n\n")
 		if got := w.send(`{"token":"` + token + `","event":{"data":"posted"}}`); got != `200 {"status":"ok"}` {
 			t.Error(got)
 		}

@@ -103,6 +103,12 @@ func parse(body []byte) (cmd command, p *problem) {
 			}
 		}
 	}
+	if raw, given := fields["id"]; given && !has {
+		if id, ok = text(raw); !ok || id == "" || !validID(id) {
+			return cmd, invalid("INVALID_ID", "id must be a short string on one line")
+		}
+		cmd.frame = sse.Mark(id)
+	}
 	if raw, given := fields["close"]; given {
 		switch string(raw) {
 		case "true":

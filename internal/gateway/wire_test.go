@@ -182,6 +182,9 @@ func TestSend(t *testing.T) {
 	for _, id := range []string{`null`, `1`, `"a\nb"`, `"a\u0000"`, quote(strings.Repeat("x", 1025))} {
 		invalid(`{"token":"TOKEN","event":{"data":"","id":`+id+`}}`, "INVALID_EVENT_ID", "event.id must be a short string on one line")
 	}
+	for _, id := range []string{`null`, `1`, `""`, `"a\nb"`, `"a\u0000"`, quote(strings.Repeat("x", 1025))} {
+		invalid(`{"token":"TOKEN","id":`+id+`}`, "INVALID_ID", "id must be a short string on one line")
+	}
 	for _, data := range []string{``, `{`, `{} x`, "{\n}", "[1]\r", `<`} {
 		invalid(`{"token":"TOKEN","event":{"name":"x","data":`+quote(data)+`}}`, "INVALID_EVENT_DATA", "event.data must be JSON on one line, since the event has a name")
 	}
@@ -214,6 +217,9 @@ func TestSend(t *testing.T) {
 	event(`{"name":"rejected","data":"{}"}`, "event: rejected\ndata: {}\n\n")
 	event(`{"name":"n","id":"e-1","data":"1"}`, "id: e-1\ndata: {\"type\":\"n\",\"payload\":1}\n\n")
 	event(`{"id":"e-2","data":"x"}`, "id: e-2\ndata: x\n\n")
+	event(`{"data":"y"},"id":7`, "data: y\n\n") // of the stream without an event alone
+	f(`{"token":"TOKEN","id":"e-3"}`, ok)
+	c.want("id: e-3\n\n")
 	big := strings.Repeat("x", 150_000)
 	event(`{"data":"`+big+`"}`, "data: "+big+"\n\n")
 

@@ -20,8 +20,9 @@ import (
 // Carrier carries the streams that SSE gateways hold for us.
 type Carrier interface {
 	// New returns a stream that a gateway asked about: its token there, the
-	// client's request id, and what the gateway calls itself, which may be "".
-	New(token, requestID, gateway string) Carried
+	// client's request id, what the gateway calls itself, which may be "", and the
+	// headers of its callback.
+	New(token, requestID, gateway string, callback http.Header) Carried
 	// Disconnected takes the word of a gateway that a stream has ended.
 	Disconnected(token string)
 	// Bindings returns the routing keys of a request id, and sees to it that
@@ -114,7 +115,7 @@ func (s *Server) carriedStream(w http.ResponseWriter, r *http.Request, c gateway
 	if err != nil {
 		return s.callbackFailed(w, r, http.StatusBadRequest, "Invalid payload")
 	}
-	conn, bindings, err := s.beginCarried(asked, r.URL.Query().Get("gateway"), c.Token)
+	conn, bindings, err := s.beginCarried(asked, r, c.Token)
 	switch {
 	case err == nil:
 	case errors.Is(err, sse.ErrClosed):
@@ -162,8 +163,9 @@ func (s *Server) requestOf(ctx context.Context, c gatewayCallback) (*http.Reques
 	return q, nil
 }
 
-// beginCarried finds out who asks, and begins the stream.
-func (s *Server) beginCarried(q *http.Request, gateway, token string) (*stream.Connection, []string, error) {
+// beginCarried finds out who asks with q, of which r is the callback, and begins the
+// stream.
+func (s *Server) beginCarried(q, r *http.Request, token string) (*stream.Connection, []string, error) {
 	if s.crossOrigin.Check(q) != nil {
 		return nil, nil, errCrossOrigin
 	}
@@ -176,7 +178,7 @@ func (s *Server) beginCarried(q *http.Request, gateway, token string) (*stream.C
 		return nil, nil, err
 	}
 	id := q.URL.Query().Get("request_id")
-	st := s.carrier.New(token, id, gateway)
+	st := s.carrier.New(token, id, r.URL.Query().Get("gateway"), r.Header)
 	reading, err := s.streams.connect(st, q, who)
 	if err != nil {
 		return nil, nil, err

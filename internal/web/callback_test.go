@@ -40,7 +40,7 @@ type held struct {
 	owner sse.Owner
 }
 
-func (g *gateways) New(token, _, gateway string) web.Carried {
+func (g *gateways) New(token, _, gateway string, _ http.Header) web.Carried {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.named = append(g.named, gateway)
