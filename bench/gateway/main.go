@@ -47,6 +47,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 	piece := flags.Duration("piece", 5*time.Second, "length of one measurement")
 	rounds := flags.Int("rounds", 3, "times that each way is measured")
 	idle := flags.Int("idle", 5000, "idle streams whose memory is measured")
+	rabbit := flags.String("rabbitmq", "", "URL of a RabbitMQ that carries the events to the gateway (default: HTTP)")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -66,14 +67,14 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 	b.serve, b.mqtt, b.gateway = addrs[0], addrs[1], addrs[2]
 	_, servePort, _ := net.SplitHostPort(b.serve) // they are addresses
 	_, gatewayPort, _ := net.SplitHostPort(b.gateway)
-	g, err := b.start(ctx, b.gateway+"/readyz", []string{"HOST=127.0.0.1", "PORT=" + gatewayPort, "CALLBACK_URL=http://" + b.serve + "/api/sse/callback", "CALLBACK_SECRET=s", "LOG_LEVEL=error"}, "gateway")
+	g, err := b.start(ctx, b.gateway+"/readyz", []string{"HOST=127.0.0.1", "PORT=" + gatewayPort, "CALLBACK_URL=http://" + b.serve + "/api/sse/callback", "CALLBACK_SECRET=s", "LOG_LEVEL=error", "RABBITMQ_URL=" + *rabbit}, "gateway")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop(g)) }()
 	s, err := b.start(ctx, b.serve+"/health/readyz", []string{
 		"HOST=127.0.0.1", "PORT=" + servePort, "DATA_DIR=" + dir, "MQTT_LISTEN=" + b.mqtt, "MQTT_AUTH=off", "INTERNAL_LISTEN=", "LOG_LEVEL=error", "MAX_STREAMS=50000",
-		"SSE_GATEWAY_URL=http://" + b.gateway, "SSE_CALLBACK_SECRET=s",
+		"SSE_GATEWAY_URL=http://" + b.gateway, "SSE_CALLBACK_SECRET=s", "RABBITMQ_URL=" + *rabbit,
 	}, "serve")
 	if err != nil {
 		return err
@@ -107,7 +108,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 	for _, w := range ways {
 		fmt.Fprintf(stdout, "%-8s p50 %.2f ms, p99 %.2f ms; %.2f and %.2f of the floor\n", w.name, at(w.p50, 0.5), at(w.p99, 0.5), at(w.p50, 0.5)/at(ways[0].p50, 0.5), at(w.p99, 0.5)/at(ways[0].p99, 0.5))
 	}
-	before, err := memory(g)
+	before, err := memories(g, s)
 	if err != nil {
 		return err
 	}
@@ -121,11 +122,12 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	after, err := memory(g)
+	after, err := memories(g, s)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "%d idle streams at the gateway: %.1f kB each\n", *idle, float64(after-before)/float64(*idle))
+	each := func(n int) float64 { return float64(after[n]-before[n]) / float64(*idle) }
+	fmt.Fprintf(stdout, "%d idle streams at the gateway: %.1f kB each there, and %.1f kB in serve\n", *idle, each(0), each(1))
 	return nil
 }
 
@@ -181,14 +183,21 @@ func stop(cmd *exec.Cmd) error {
 	return cmd.Wait()
 }
 
-// memory returns the resident memory of a process in kB.
-func memory(cmd *exec.Cmd) (int, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
-	if err != nil {
-		return 0, err
+// memories returns the resident memory of processes in kB.
+func memories(processes ...*exec.Cmd) (kB []int, err error) {
+	for _, cmd := range processes {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
+		if err != nil {
+			return nil, err
+		}
+		_, rest, _ := strings.Cut(string(text), "VmRSS:")
+		n, err := strconv.Atoi(strings.Fields(rest)[0])
+		if err != nil {
+			return nil, err
+		}
+		kB = append(kB, n)
 	}
-	_, rest, _ := strings.Cut(string(text), "VmRSS:")
-	return strconv.Atoi(strings.Fields(rest)[0])
+	return kB, nil
 }
 
 func (b *bench) post(ctx context.Context, path string, body any, answer any) error {
