@@ -51,7 +51,7 @@ func (a *app) openCarrier(streams *web.Streams) (*carrier, []unit, error) {
 
 // New implements web.Carrier.
 func (c *carrier) New(token, requestID, name string, callback http.Header) web.Carried {
-	return c.Carrier.New(token, requestID, c.Gateway(name), callback.Get(gateway.AcceptsHeader) == gateway.AcceptsID)
+	return c.Carrier.New(token, requestID, c.Gateway(name), callback)
 }
 
 // Bindings implements web.Carrier.

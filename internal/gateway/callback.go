@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 const (
@@ -22,12 +24,16 @@ const (
 	maxFarewells = 64
 )
 
-// AcceptsHeader is the header of a callback in which this gateway, unlike that of
-// the reference system, says what else it takes for a stream: AcceptsID, the id of a
-// stream without an event.
+// What this gateway, unlike that of the reference system, says of itself in the
+// headers of its callbacks and of the answer to /healthz.
 const (
-	AcceptsHeader = "Sse-Gateway-Accepts"
-	AcceptsID     = "id"
+	// acceptsHeader is what else it takes for a stream: acceptsID, the id of a stream
+	// without an event.
+	acceptsHeader = "Sse-Gateway-Accepts"
+	acceptsID     = "id"
+	// instanceHeader is a name that it has until it ends: one with another name
+	// knows none of its streams.
+	instanceHeader = "Sse-Gateway-Instance"
 )
 
 // The reasons of a disconnect callback.
@@ -57,6 +63,7 @@ type verdict struct {
 // backend is the other end of the callbacks.
 type backend struct {
 	url, secret string
+	instance    string // see instanceHeader
 	metrics     *metrics
 	client      *http.Client
 	ctx         context.Context // of all callbacks; its end cuts them off
@@ -65,7 +72,7 @@ type backend struct {
 }
 
 func newBackend(url, secret string, m *metrics) backend {
-	b := backend{url: url, secret: secret, metrics: m, farewells: make(chan struct{}, maxFarewells)}
+	b := backend{url: url, secret: secret, instance: uuid.NewString(), metrics: m, farewells: make(chan struct{}, maxFarewells)}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	// The backend is named by the settings, and close by. Each callback has its
@@ -78,6 +85,12 @@ func newBackend(url, secret string, m *metrics) backend {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return b
+}
+
+// introduce has headers say who we are.
+func (b *backend) introduce(h http.Header) {
+	h.Set(acceptsHeader, acceptsID)
+	h.Set(instanceHeader, b.instance)
 }
 
 func (b *backend) close() {
@@ -119,7 +132,7 @@ func (b *backend) call(ctx context.Context, c callback) (v verdict, err error) {
 		return v, withoutURL(err)
 	}
 	r.Header.Set("Content-Type", "application/json")
-	r.Header.Set(AcceptsHeader, AcceptsID)
+	b.introduce(r.Header)
 	if b.secret != "" {
 		r.Header.Set("Authorization", "Bearer "+b.secret)
 	}

@@ -317,7 +317,8 @@ type Carried struct {
 	carrier   *Carrier
 	token     string
 	requestID string
-	marks     bool // its gateway takes an id without an event
+	marks     bool   // its gateway takes an id without an event
+	instance  string // of its gateway; "": it does not say
 	out       *sse.Outbox
 
 	// With a Publisher: who publishes has put something into turn. Once quit is
@@ -339,11 +340,13 @@ type Carried struct {
 }
 
 // New returns a stream that a gateway asked about: its token there, the client's
-// request id, the number of the gateway, and whether it takes an id without an
-// event, see AcceptsHeader.
-func (c *Carrier) New(token, requestID string, gateway int, marks bool) *Carried {
+// request id, the number of the gateway, and the headers of its callback.
+func (c *Carrier) New(token, requestID string, gateway int, callback http.Header) *Carried {
 	now := time.Now()
-	s := &Carried{carrier: c, token: token, requestID: requestID, gateway: gateway, marks: marks, opened: now, beaten: now}
+	s := &Carried{
+		carrier: c, token: token, requestID: requestID, gateway: gateway, opened: now, beaten: now,
+		marks: callback.Get(acceptsHeader) == acceptsID, instance: callback.Get(instanceHeader),
+	}
 	s.out = sse.NewOutbox(c.opts.Buffer, s.wake)
 	if c.opts.Publisher != nil {
 		s.turn, s.quit = make(chan struct{}, 1), make(chan struct{})
@@ -773,7 +776,7 @@ func (g *remote) admitted(ctx context.Context) error {
 func (g *remote) try(ctx context.Context, body []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, g.carrier.opts.Timeout)
 	defer cancel()
-	answer, err := g.request(ctx, http.MethodPost, "/internal/send", body)
+	answer, _, err := g.request(ctx, http.MethodPost, "/internal/send", body)
 	if err != nil {
 		if ctx.Err() == nil || errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			g.unanswered()
@@ -790,12 +793,12 @@ func (g *remote) try(ctx context.Context, body []byte) error {
 	return fmt.Errorf("gateway: it answered with status %d", answer)
 }
 
-// request sends a request and returns the status of its answer. An error says
-// nothing of the URL.
-func (g *remote) request(ctx context.Context, method, path string, body []byte) (status int, err error) {
+// request sends a request and returns the status of its answer, and which instance
+// of the gateway it is from, if it says so. An error says nothing of the URL.
+func (g *remote) request(ctx context.Context, method, path string, body []byte) (status int, instance string, err error) {
 	r, err := http.NewRequestWithContext(ctx, method, g.url+path, bytes.NewReader(body))
 	if err != nil {
-		return 0, withoutURL(err)
+		return 0, "", withoutURL(err)
 	}
 	if body != nil {
 		r.Header.Set("Content-Type", "application/json")
@@ -805,11 +808,11 @@ func (g *remote) request(ctx context.Context, method, path string, body []byte) 
 	}
 	answer, err := g.client.Do(r)
 	if err != nil {
-		return 0, withoutURL(err)
+		return 0, "", withoutURL(err)
 	}
 	defer answer.Body.Close()
 	_, _ = io.Copy(io.Discard, io.LimitReader(answer.Body, maxAnswer)) // so that the connection is used again
-	return answer.StatusCode, nil
+	return answer.StatusCode, answer.Header.Get(instanceHeader), nil
 }
 
 func (g *remote) unanswered() {
@@ -872,11 +875,12 @@ func (g *remote) run(ctx context.Context) {
 	}
 }
 
-// look asks the gateway whether it is there, and whether it still knows one of
-// its streams: after a restart it knows none.
+// look asks the gateway whether it is there, and whether it still knows its
+// streams: after a restart it knows none.
 func (g *remote) look(ctx context.Context) {
 	probe, cancel := context.WithTimeout(ctx, lookTimeout)
-	_, err := g.request(probe, http.MethodGet, "/healthz", nil)
+	had := g.streams(0)
+	_, instance, err := g.request(probe, http.MethodGet, "/healthz", nil)
 	cancel()
 	if ctx.Err() != nil {
 		return
@@ -915,8 +919,27 @@ func (g *remote) look(ctx context.Context) {
 	if back {
 		g.carrier.log.Info("a gateway answers again", "gateway", g.number)
 	}
+	if instance != "" {
+		g.compare(instance, had)
+	}
 	g.sayGoodbyes(ctx)
 	g.sample(ctx)
+}
+
+// compare ends the streams that an earlier instance of the gateway had, and notes
+// whose the others are.
+func (g *remote) compare(instance string, streams []*Carried) {
+	for _, s := range streams {
+		s.mu.Lock()
+		here := s.gateway == g.number
+		s.mu.Unlock()
+		switch {
+		case s.instance == instance:
+			s.at(g.number)
+		case s.instance != "" && here:
+			s.fail(ErrGone)
+		}
+	}
 }
 
 // reopened closes what others wait for, if it is not closed.

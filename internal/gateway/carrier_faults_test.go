@@ -121,7 +121,7 @@ func TestCarrierExpelInBatch(t *testing.T) {
 		a.stuck = `"data":"0"`
 		c, _, _ := carry(t, nil, a.url)
 		own := newOwner()
-		s := c.New("token", "r", 1, true)
+		s := c.New("token", "r", 1, nil)
 		for n := range 50 {
 			s.Out().Offer(event(n))
 		}

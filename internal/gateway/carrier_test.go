@@ -81,7 +81,7 @@ func join(t *testing.T, w *world, change func(*gateway.CarrierOptions)) *ends {
 			return
 		}
 		_, id, _ := strings.Cut(told.Request.URL, "request_id=")
-		s, own := c.New(told.Token, id, c.Gateway(""), true), newOwner()
+		s, own := c.New(told.Token, id, c.Gateway(""), told.header), newOwner()
 		if e.begin != nil {
 			e.begin(s)
 		}
@@ -178,11 +178,11 @@ func TestCarrierMarks(t *testing.T) {
 	c.want("id: 5\n\n")
 	eventually(t, "the owner is asked for its place", func() bool { return own.beats.Load() > 1 })
 
-	f := func(marks bool, want string) {
+	f := func(accepts, want string) {
 		t.Helper()
 		a := newMoody(t)
 		c, _, _ := carry(t, nil, a.url)
-		s := c.New("token", "r", 1, marks)
+		s := c.New("token", "r", 1, http.Header{"Sse-Gateway-Accepts": {accepts}})
 		for _, frame := range []*sse.Frame{sse.Mark("1"), event(2), sse.Mark("3"), sse.Mark("4"), sse.Control("ready", "")} {
 			s.Out().OfferControl(frame)
 		}
@@ -194,12 +194,12 @@ func TestCarrierMarks(t *testing.T) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		if got := strings.Join(a.bodies, " "); got != want {
-			t.Errorf("marks %v: %s, want %s", marks, got, want)
+			t.Errorf("one that accepts %q: %s, want %s", accepts, got, want)
 		}
 	}
 	const two, last = `{"token":"token","event":{"name":"n","data":"2","id":"2"}}`, `{"token":"token","close":true}`
-	f(true, two+` {"token":"token","id":"4"} `+last)
-	f(false, two+" "+last)
+	f("id", two+` {"token":"token","id":"4"} `+last)
+	f("", two+" "+last)
 }
 
 // However a stream ends, both ends learn of it, once.
@@ -229,7 +229,7 @@ func TestCarrierUnknownToken(t *testing.T) {
 	e := join(t, run(t, nil), nil)
 	c, good, _ := e.stream("good")
 	own := newOwner()
-	lost := e.carrier.New("no-such-token", "lost", 1, true)
+	lost := e.carrier.New("no-such-token", "lost", 1, nil)
 	if err := lost.Begin(own); err != nil {
 		t.Fatal(err)
 	}
@@ -304,6 +304,8 @@ type moody struct {
 	release chan struct{}
 	bodies  []string
 	unknown bool
+
+	instance string // that it says it is
 }
 
 func newMoody(t *testing.T) *moody {
@@ -333,6 +335,9 @@ func (m *moody) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	m.mu.Lock()
 	wait := m.all || m.stuck != "" && strings.Contains(string(body), m.stuck)
 	unknown, release := m.unknown, m.release
+	if m.instance != "" {
+		w.Header().Set("Sse-Gateway-Instance", m.instance)
+	}
 	m.mu.Unlock()
 	if wait {
 		select {
@@ -390,7 +395,7 @@ func carry(t *testing.T, change func(*gateway.CarrierOptions), urls ...string) (
 func begin(t *testing.T, c *gateway.Carrier, token string, number int) (*gateway.Carried, *owner) {
 	t.Helper()
 	own := newOwner()
-	s := c.New(token, token, number, true)
+	s := c.New(token, token, number, nil)
 	if err := s.Begin(own); err != nil {
 		t.Fatal(err)
 	}
@@ -480,6 +485,38 @@ func TestCarrierFindsGateway(t *testing.T) {
 	}
 }
 
+// A gateway that was started anew has none of the streams that it had, however young
+// they are and however it answers; and whose a stream is can be told by the instance.
+func TestCarrierNewInstanceD17(t *testing.T) {
+	a, b := newMoody(t), newMoody(t)
+	is := func(m *moody, instance string) { m.mu.Lock(); m.instance = instance; m.mu.Unlock() }
+	is(a, "first")
+	is(b, "other")
+	c, _, _ := carry(t, nil, a.url, b.url)
+	of := func(token string, number int, instance string) *owner {
+		own := newOwner()
+		if err := c.New(token, token, number, http.Header{"Sse-Gateway-Instance": {instance}}).Begin(own); err != nil {
+			t.Fatal(err)
+		}
+		return own
+	}
+	first, other, found, silent, second := of("1", 1, "first"), of("3", 2, "other"), of("4", 0, "first"), of("5", 1, ""), of("2", 1, "second")
+	// It is not there, as far as can be seen; should it be, it is told.
+	if err := second.end(t); !errors.Is(err, gateway.ErrGone) {
+		t.Error(err)
+	}
+	eventually(t, "the closing", func() bool { return a.got(`{"token":"2","close":true}`) })
+	is(a, "second")
+	for _, own := range []*owner{first, found} {
+		if err := own.end(t); !errors.Is(err, gateway.ErrGone) {
+			t.Error(err)
+		}
+	}
+	if len(other.ended)+len(silent.ended) > 0 || len(c.Outboxes()) != 2 {
+		t.Error("streams of another gateway, or of one that says nothing, ended")
+	}
+}
+
 // What a killed process left open the next one closes; what ended it does not.
 func TestCarrierMemory(t *testing.T) {
 	a := newMoody(t)
@@ -522,7 +559,7 @@ func TestCarrierShutdown(t *testing.T) {
 	if got := c.rest(); got != "" {
 		t.Errorf("%q", got)
 	}
-	if err := e.carrier.New("t", "t", 1, true).Begin(newOwner()); !errors.Is(err, sse.ErrClosed) {
+	if err := e.carrier.New("t", "t", 1, nil).Begin(newOwner()); !errors.Is(err, sse.ErrClosed) {
 		t.Error(err)
 	}
 }

@@ -148,7 +148,7 @@ func TestPublisher(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		old := c.New("old", "r", 1, true)
+		old := c.New("old", "r", 1, nil)
 		for n := range 5 {
 			old.Out().Offer(sse.Event("n", fmt.Sprint("e-", n), fmt.Append(nil, n)))
 		}
@@ -162,7 +162,7 @@ func TestPublisher(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, all := queue(t, "sse.events", "sse.conn.r", "connection.r")
-		next7 := c.New("new", "r", 1, true)
+		next7 := c.New("new", "r", 1, nil)
 		next7.Out().Offer(sse.Event("n", "e-7", []byte("7")))
 		if err := next7.Begin(nobody{}); err != nil {
 			t.Fatal(err)

@@ -165,6 +165,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodOptions:
 		w.WriteHeader(http.StatusNoContent)
 	case read && path == "/healthz":
+		s.backend.introduce(h)
 		reply(w, http.StatusOK, map[string]string{"status": "ok"})
 	case read && path == "/readyz":
 		s.readyz(w)
