@@ -245,8 +245,9 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	}
 	var sources []unit
 	var brokers []broker
+	sent := newPublished(a.metrics)
 	if cfg.MQTTListen != "" {
-		brokers = append(brokers, broker{server, "embedded MQTT broker"})
+		brokers = append(brokers, sent.by("embedded MQTT broker", server))
 		source, err := nats.NewSource(ctx, server, nats.SourceOptions{Topic: cfg.LogsinkTopic, Log: log})
 		if err != nil {
 			return nil, err
@@ -270,7 +271,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		}
 		ingest.Stored(origins)
 		health.Broker = source.Connected
-		brokers = append(brokers, broker{source, "external MQTT broker"})
+		brokers = append(brokers, sent.by("external MQTT broker", source))
 		sources = append(sources, unit{"external MQTT broker", func(ctx context.Context) error { return ingest.Run(ctx, source) }})
 	}
 	a.observeJournal(journal, devices.Directory(), len(sources) > 0)

@@ -26,13 +26,6 @@ func (s *Source) Publish(ctx context.Context, topic string, qos byte, retain boo
 		return fleet.E(fleet.Invalid, nil, "the MQTT quality of service must be 0 or 1")
 	}
 	s.start()
-	begun := time.Now()
-	err := s.publish(ctx, topic, qos, retain, payload)
-	s.metrics.published(topic, time.Since(begun), err)
-	return err
-}
-
-func (s *Source) publish(ctx context.Context, topic string, qos byte, retain bool, payload []byte) error {
 	for {
 		l, err := s.awaitLink(ctx)
 		if err != nil {

@@ -18,7 +18,6 @@ import (
 
 	mqtt3 "github.com/eclipse/paho.mqtt.golang"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"signalbox/internal/fleet"
 )
@@ -43,10 +42,7 @@ func (s *Server) Publish(ctx context.Context, topic string, qos byte, retain boo
 	if s.outlet == nil {
 		return fleet.E(fleet.Unavailable, nil, "there is no embedded MQTT broker")
 	}
-	begun := time.Now()
-	err := s.outlet.publish(ctx, topic, qos, retain, payload)
-	s.outlet.count(topic, time.Since(begun), err)
-	return err
+	return s.outlet.publish(ctx, topic, qos, retain, payload)
 }
 
 // outlet is this process as a client of its own broker: only so does the broker
@@ -56,9 +52,6 @@ type outlet struct {
 	address string
 	tls     *tls.Config // nil without TLS
 	secret  string
-
-	publishes *prometheus.CounterVec
-	took      *prometheus.HistogramVec
 
 	ctx  context.Context // ends with close
 	stop context.CancelFunc
@@ -92,34 +85,12 @@ func newOutlet(o ServerOptions, host string, port int, secret string) *outlet {
 	}
 	c := &outlet{
 		address: net.JoinHostPort(host, strconv.Itoa(port)), secret: secret, turn: make(chan struct{}, 1),
-		publishes: reuse(o.Registerer, prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "iot_mqtt_publish_total", Help: "Messages published, counted at the broker's acknowledgement.",
-		}, []string{"topic", "status"})),
-		took: reuse(o.Registerer, prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "iot_mqtt_publish_duration_seconds", Help: "Time from the call to the broker's acknowledgement.",
-		}, []string{"topic"})),
 	}
 	if o.MQTTTLS != nil {
 		c.tls = pinned(o.MQTTTLS)
 	}
 	c.turn <- struct{}{}
 	c.ctx, c.stop = context.WithCancel(context.Background())
-	return c
-}
-
-// reuse registers a metric, unless the client of an external broker has: it is
-// of both.
-func reuse[C prometheus.Collector](r prometheus.Registerer, c C) C {
-	if r == nil {
-		return c
-	}
-	err := r.Register(c)
-	if there, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
-		return there.ExistingCollector.(C)
-	}
-	if err != nil {
-		panic(err)
-	}
 	return c
 }
 
@@ -161,27 +132,6 @@ func (c *outlet) publish(ctx context.Context, topic string, qos byte, retain boo
 			return fleet.E(fleet.Unavailable, c.ctx.Err(), "the MQTT broker is stopping")
 		}
 	}
-}
-
-func (c *outlet) count(topic string, took time.Duration, err error) {
-	status := "success"
-	if err != nil {
-		status = "failure"
-	}
-	label := topicLabel(topic)
-	c.publishes.WithLabelValues(label, status).Inc()
-	c.took.WithLabelValues(label).Observe(took.Seconds())
-}
-
-// topicLabel keeps the number of label values small.
-func topicLabel(topic string) string {
-	switch {
-	case topic == "iotsupport/updates/provisioning", topic == "iotsupport/updates/config", topic == "iotsupport/updates/firmware":
-		return topic
-	case strings.HasPrefix(topic, "iotsupport/") && strings.HasSuffix(topic, "/rotation"):
-		return "iotsupport/+/rotation"
-	}
-	return "other"
 }
 
 // connected returns a connection, and makes one if need be.
