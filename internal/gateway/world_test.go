@@ -11,12 +11,14 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"signalbox/internal/gateway"
 )
@@ -312,8 +314,9 @@ func quote(s string) string {
 	return string(b)
 }
 
-// metric returns the sum of a family's counters and gauges.
-func (w *world) metric(name string) (sum float64) {
+// metric returns the sum of a family's counters and gauges: all, or those with a
+// label of this value.
+func (w *world) metric(name string, label ...string) (sum float64) {
 	w.t.Helper()
 	families, err := w.metrics.Gather()
 	if err != nil {
@@ -322,6 +325,9 @@ func (w *world) metric(name string) (sum float64) {
 	for _, f := range families {
 		if f.GetName() == name {
 			for _, m := range f.GetMetric() {
+				if len(label) > 0 && !slices.ContainsFunc(m.GetLabel(), func(l *dto.LabelPair) bool { return l.GetValue() == label[0] }) {
+					continue
+				}
 				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
 			}
 		}
