@@ -150,6 +150,13 @@ func (g *gatewayProcess) exits(limit time.Duration) int {
 
 func TestGateway(t *testing.T) {
 	g := startGateway(t, "GATEWAY_SECRET=s3cret", "CALLBACK_SECRET=other", "HEARTBEAT_INTERVAL_SECONDS=soon")
+	// It listens on every interface, not only on the one that it is asked at.
+	_, port, _ := net.SplitHostPort(g.addr)
+	if a, err := http.Get("http://127.0.0.2:" + port + "/healthz"); err != nil {
+		t.Error(err)
+	} else if a.Body.Close(); a.StatusCode != http.StatusOK {
+		t.Error(a.Status)
+	}
 	_, r := g.open("/api/sse/stream?request_id=r1")
 	told := g.next()
 	if told.Action != "connect" || told.Request.URL != "/api/sse/stream?request_id=r1" || told.Request.Headers["last-event-id"] != "e-1" {

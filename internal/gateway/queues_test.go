@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -363,12 +365,18 @@ type door struct {
 
 	mu     sync.Mutex
 	closed bool
-	conns  map[net.Conn]net.Conn // of the client, of RabbitMQ
+	ways   map[*way]struct{}
+}
+
+// way is one connection through a door.
+type way struct {
+	in, out net.Conn // to the client, to RabbitMQ
+	deaf    bool     // RabbitMQ hears nothing more of the client
 }
 
 func newDoor(t *testing.T, to string) *door {
 	l := listen(t)
-	d := &door{t: t, addr: l.Addr().String(), conns: map[net.Conn]net.Conn{}}
+	d := &door{t: t, addr: l.Addr().String(), ways: map[*way]struct{}{}}
 	var all sync.WaitGroup
 	all.Go(func() {
 		for {
@@ -377,73 +385,87 @@ func newDoor(t *testing.T, to string) *door {
 				return
 			}
 			out, err := net.Dial("tcp", to)
-			d.mu.Lock()
-			if err != nil || d.closed {
+			if err != nil {
 				in.Close()
-				if err == nil {
-					out.Close()
-				}
-			} else {
-				d.conns[in] = out
-				all.Go(func() {
-					_, _ = io.Copy(out, in) // until one of them is closed
-					d.mu.Lock()
-					defer d.mu.Unlock()
-					if d.conns[in] != nil {
-						d.left.Add(1)
-						delete(d.conns, in)
-					}
-					in.Close()
-					out.Close()
-				})
-				all.Go(func() {
-					b := make([]byte, 64<<10)
-					for {
-						n, err := out.Read(b)
-						d.mu.Lock()
-						if err != nil {
-							delete(d.conns, in)
-							in.Close()
-						} else {
-							_, _ = in.Write(b[:n])
-						}
-						d.mu.Unlock()
-						if err != nil {
-							return
-						}
-					}
-				})
+				continue
 			}
+			w := &way{in: in, out: out}
+			d.mu.Lock()
+			d.ways[w] = struct{}{}
+			shut := d.closed
 			d.mu.Unlock()
+			if shut {
+				d.end(w)
+				continue
+			}
+			all.Go(func() {
+				d.pass(in, func(b []byte) {
+					if !w.deaf {
+						_, _ = out.Write(b) // who is gone shows when it is read from
+					}
+				})
+				if d.end(w) {
+					d.left.Add(1)
+				}
+			})
+			all.Go(func() {
+				d.pass(out, func(b []byte) { _, _ = in.Write(b) })
+				d.end(w)
+			})
 		}
 	})
 	t.Cleanup(func() { d.shut(true); l.Close(); all.Wait() })
 	return d
 }
 
+// pass reads until the connection ends.
+func (d *door) pass(from net.Conn, write func([]byte)) {
+	b := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(b)
+		if err != nil {
+			return
+		}
+		d.mu.Lock()
+		write(b[:n])
+		d.mu.Unlock()
+	}
+}
+
+// end ends a connection, and reports whether nobody did before.
+func (d *door) end(w *way) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, first := d.ways[w]
+	delete(d.ways, w)
+	w.in.Close()
+	w.out.Close()
+	return first
+}
+
 // shut lets nobody in, and throws everybody out, until it is opened again.
 func (d *door) shut(shut bool) {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.closed = shut
-	if shut {
-		for in, out := range d.conns {
-			delete(d.conns, in)
-			in.Close()
-			out.Close()
+	ways := slices.Collect(maps.Keys(d.ways))
+	d.mu.Unlock()
+	for _, w := range ways {
+		if shut {
+			d.end(w)
 		}
 	}
 }
 
 // closeChannel tells the client that RabbitMQ closes its first channel (AMQP 0-9-1,
-// channel.close). RabbitMQ hears nothing of that, and leaves the connection open.
+// channel.close). RabbitMQ knows nothing of that, and leaves the connection open.
 func (d *door) closeChannel() {
 	d.t.Helper()
 	payload := "\x00\x14\x00\x28" + "\x01\x96" + "\x04test" + "\x00\x00\x00\x00"
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for in := range d.conns {
-		if _, err := io.WriteString(in, "\x01\x00\x01\x00\x00\x00"+string(rune(len(payload)))+payload+"\xce"); err != nil {
+	for w := range d.ways {
+		w.deaf = true
+		if _, err := io.WriteString(w.in, "\x01\x00\x01\x00\x00\x00"+string(rune(len(payload)))+payload+"\xce"); err != nil {
 			d.t.Error(err)
 		}
 	}
