@@ -63,7 +63,7 @@ func TestKilledClient(t *testing.T) {
 
 // A client that takes nothing is dropped when too much waits for it, or after
 // too long; nobody else notices.
-func TestStoppedClient(t *testing.T) {
+func TestStoppedClientD28(t *testing.T) {
 	f := func(change func(*gateway.Options), metric string) {
 		t.Helper()
 		w := run(t, change)

@@ -176,6 +176,12 @@ func TestAnswersOfTheBackend(t *testing.T) {
 	for _, n := range []int{302, 402, 404, 409, 429, 500, 503, 700} {
 		f(code(n), n, fmt.Sprintf(`{"error":{"message":"Backend returned %d","code":"BACKEND_ERROR"}}`, n))
 	}
+	for _, n := range []int{301, 303, 307, 308} { // and it is not followed
+		f(func(rw http.ResponseWriter) {
+			rw.Header().Set("Location", w.backend.url)
+			rw.WriteHeader(n)
+		}, n, fmt.Sprintf(`{"error":{"message":"Backend returned %d","code":"BACKEND_ERROR"}}`, n))
+	}
 	raw := func(line string) func(http.ResponseWriter) {
 		return func(w http.ResponseWriter) {
 			conn, _, err := http.NewResponseController(w).Hijack()
@@ -553,7 +559,8 @@ func TestHeartbeat(t *testing.T) {
 	c.want(": heartbeat\n\n: heartbeat\n\n")
 }
 
-func TestSecrets(t *testing.T) {
+// Who knows no secret neither writes to streams nor opens them (D4).
+func TestSecretsD4(t *testing.T) {
 	w := run(t, func(o *gateway.Options) { o.Secret, o.CallbackSecret = "s3cret", "c4llback" })
 	for _, headers := range [][]string{nil, {"Authorization: Bearer s3cre"}, {"Authorization: Basic s3cret"}, {"Authorization: s3cret"}, {"Authorization: Bearer "}} {
 		a := w.do("POST", "/internal/send", `{"token":"x"}`, append(headers, "Content-Type: application/json")...)
