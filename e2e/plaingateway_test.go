@@ -426,3 +426,23 @@ func TestPlainGateway(t *testing.T) {
 		t.Error(f)
 	}
 }
+
+// A page's host that does not answer keeps no stream waiting: a gateway gives a
+// callback five seconds (D34).
+func TestPlainGatewaySlowVersionD34(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") // takes connections, and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	g := &plainGateway{t: t, addr: porttest.Free(t)}
+	s := prepare(t, "SSE_GATEWAY_URL=http://"+g.addr, "SSE_CALLBACK_SECRET=geheim", "FRONTEND_VERSION_URL=http://"+l.Addr().String()+"/version.json")
+	g.callback = s.url("/api/sse/callback") + "?secret=geheim"
+	g.launch()
+	t.Cleanup(g.crash)
+	s.launch()
+	p := g.page("r")
+	p.has(t, "event: ready\n")
+	p.has(t, `data: {"type":"version","payload":{"error":"`)
+	p.has(t, `"version":"unknown"}}`+"\n\n")
+}
