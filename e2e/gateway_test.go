@@ -17,7 +17,10 @@ import (
 	"testing"
 	"time"
 
+	amqp "github.com/rabbitmq/amqp091-go"
+
 	"signalbox/internal/porttest"
+	"signalbox/internal/rabbitmqtest"
 )
 
 // gatewayProcess is a running "signalbox gateway", and the backend it calls.
@@ -49,6 +52,9 @@ func startGateway(t *testing.T, settings ...string) *gatewayProcess {
 		g.told <- c
 		if strings.Contains(c.Request.URL, "forbidden") {
 			w.WriteHeader(http.StatusForbidden)
+		}
+		if _, id, ok := strings.Cut(c.Request.URL, "bound="); ok {
+			_, _ = io.WriteString(w, `{"request_id":"`+id+`","bindings":["broadcast","connection.`+id+`"]}`)
 		}
 	}))
 	t.Cleanup(backend.Close)
@@ -150,6 +156,13 @@ func (g *gatewayProcess) exits(limit time.Duration) int {
 
 func TestGateway(t *testing.T) {
 	g := startGateway(t, "GATEWAY_SECRET=s3cret", "CALLBACK_SECRET=other", "HEARTBEAT_INTERVAL_SECONDS=soon")
+	// It listens on every interface, not only on the one that it is asked at.
+	_, port, _ := net.SplitHostPort(g.addr)
+	if a, err := http.Get("http://127.0.0.2:" + port + "/healthz"); err != nil {
+		t.Error(err)
+	} else if a.Body.Close(); a.StatusCode != http.StatusOK {
+		t.Error(a.Status)
+	}
 	_, r := g.open("/api/sse/stream?request_id=r1")
 	told := g.next()
 	if told.Action != "connect" || told.Request.URL != "/api/sse/stream?request_id=r1" || told.Request.Headers["last-event-id"] != "e-1" {
@@ -207,7 +220,7 @@ func TestGateway(t *testing.T) {
 	if code := g.exits(patience); code != 0 {
 		t.Error("exit code", code)
 	}
-	if took := time.Since(start); took > 5*time.Second {
+	if took := time.Since(start); took > 9*time.Second {
 		t.Error("the shutdown took", took)
 	}
 	log := tailOf(g.log)
@@ -218,6 +231,68 @@ func TestGateway(t *testing.T) {
 	}
 	if !strings.Contains(log, "HEARTBEAT_INTERVAL_SECONDS") {
 		t.Errorf("the bad interval is not told:\n%s", log)
+	}
+}
+
+// The settings of RabbitMQ are those of the gateway that this one replaces.
+func TestGatewayRabbitMQ(t *testing.T) {
+	broker := rabbitmqtest.Start(t)
+	g := startGateway(t, "RABBITMQ_URL="+broker.URL(), "RABBITMQ_ENV_PREFIX=dev", "RABBITMQ_ENV_AUTO_DELETE=true", "RABBITMQ_QUEUE_TTL_MS=123456")
+	_, r := g.open("/?bound=r1")
+	read := func(want string) {
+		t.Helper()
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(r, got); string(got) != want {
+			t.Fatalf("got %q (%v), want %q", got, err, want)
+		}
+	}
+	read("event: ready\ndata:\n\n")
+	ch, err := broker.Dial().Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Whatever is declared in another way than it is there fails.
+	if err := ch.ExchangeDeclare("dev.sse.events", "topic", false, true, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ch.QueueDeclare("dev.sse.conn.r1", true, false, false, false, amqp.Table{"x-expires": int32(123456)}); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"broadcast", "connection.r1"} {
+		if err := ch.PublishWithContext(t.Context(), "dev.sse.events", key, true, false, amqp.Publishing{Body: []byte(`{"event":"n","data":"1"}`)}); err != nil {
+			t.Fatal(err)
+		}
+		read("data: {\"type\":\"n\",\"payload\":1}\n\n")
+	}
+	if err := g.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := g.exits(patience); code != 0 {
+		t.Error("exit code", code)
+	}
+	if log := tailOf(g.log); strings.Contains(log, "guest:guest") {
+		t.Errorf("the password is in the log:\n%s", log)
+	}
+}
+
+// An interrupt ends it as well as SIGTERM does.
+func TestGatewayHeartbeatAndInterrupt(t *testing.T) {
+	g := startGateway(t, "HEARTBEAT_INTERVAL_SECONDS=1")
+	start := time.Now()
+	_, r := g.open("/")
+	const want = "event: ready\ndata:\n\n: heartbeat\n\n: heartbeat\n\n"
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(r, got); string(got) != want {
+		t.Fatalf("got %q (%v), want %q", got, err, want)
+	}
+	if took := time.Since(start); took < 1900*time.Millisecond {
+		t.Error("two heartbeats took", took)
+	}
+	if err := g.cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if code := g.exits(patience); code != 0 {
+		t.Error("exit code", code)
 	}
 }
 
@@ -260,7 +335,7 @@ func TestGatewayClients(t *testing.T) {
 		if _, err := io.ReadFull(r, got); err != nil || string(got) != "data: tick\n\n" {
 			t.Fatalf("%q %v", got, err)
 		}
-		if took := time.Since(start); took > 2*time.Second {
+		if took := time.Since(start); took > 10*time.Second {
 			t.Error("the good reader waited", took)
 		}
 	}

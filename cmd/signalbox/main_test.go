@@ -78,6 +78,7 @@ func TestCommandLine(t *testing.T) {
 	}
 	f("--help", 0, `serve .*tail .*logs .*sim .*version .*completion`, "")
 	f("serve --help", 0, `signalbox serve.*--port=PORT .*default\s+3101,\s+\$PORT`, "")
+	f("gateway --help", 0, `--port=PORT .*default 3000,\s+\$PORT.*\$CALLBACK_URL\W.*default 15,\s+\$HEARTBEAT_INTERVAL_SECONDS\W.*\$RABBITMQ_URL\W.*default\s+300000,\s+\$RABBITMQ_QUEUE_TTL_MS\W.*\[\$RABBITMQ_ENV_PREFIX\].*\[\$RABBITMQ_ENV_AUTO_DELETE\]`, "")
 	f("tail --help", 0, `signalbox tail --all`, "")
 	f("logs --help", 0, `signalbox logs kitchen-sensor hallway -n 1000 -f.*regular\s+expression \(RE2\).*--since=TIME .*-n, --lines=N `, "")
 	f("sim --help", 0, `signalbox sim --devices 200`, "")

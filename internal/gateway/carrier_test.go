@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -158,8 +159,8 @@ func (c *client) until(text string) string {
 	c.t.Helper()
 	_ = c.conn.SetReadDeadline(time.Now().Add(patience))
 	var all []byte
-	b := make([]byte, 4096)
-	for !strings.HasSuffix(string(all), text) {
+	b := make([]byte, 64<<10)
+	for !bytes.HasSuffix(all, []byte(text)) {
 		n, err := c.body.Read(b)
 		if all = append(all, b[:n]...); err != nil {
 			c.t.Fatalf("%v after %.1000q", err, all)

@@ -21,9 +21,9 @@ type connection struct {
 	stream  *sse.Stream
 
 	mu      sync.Mutex
-	open    bool // the backend has agreed
-	closing bool // the backend wants it closed once it is open
-	ended   bool // it is in no list, and the backend has been told or is being told
+	open    bool   // the backend has agreed
+	closing string // why it is to end once it is open; "": it is not
+	ended   bool   // it is in no list, and the backend has been told or is being told
 	binding *binding
 }
 
@@ -71,12 +71,16 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 		if v.phrase == "" {
 			v.phrase = http.StatusText(v.status)
 		}
+		if r.ProtoAtLeast(1, 1) && r.ProtoMajor == 1 {
+			w.Header().Set("Connection", "keep-alive") // as any stream has it
+		}
 		sse.Reject(w, v.status, v.phrase)
+		_ = http.NewResponseController(w).Flush() // so that it comes in chunks, as a stream; it fails when the client went away
 	default:
 		s.log.Warn("the backend did not answer about a stream", "status", v.status)
 		c.end()
 		p := &problem{v.status, "BACKEND_ERROR", fmt.Sprintf("Backend returned %d", v.status)}
-		if v.status < 300 || v.status > 599 { // no status to end an answer with
+		if v.status < 300 || v.status > 999 { // no status to end an answer with
 			p.status = http.StatusBadGateway
 		}
 		refuse(w, p)
@@ -101,7 +105,7 @@ func (c *connection) begin(w http.ResponseWriter, r *http.Request, v verdict) {
 		}
 		refuse(w, errShuttingDown)
 		return
-	case closing:
+	case closing != "":
 		// It ends with what was sent before.
 	case s.opts.Queues != nil && v.RequestID != "" && v.Bindings != nil:
 		s.all.Go(func() {
@@ -124,8 +128,8 @@ func (c *connection) begin(w http.ResponseWriter, r *http.Request, v verdict) {
 		}
 		return
 	}
-	if closing && c.end() {
-		c.tell(serverClosed)
+	if closing != "" && c.end() {
+		c.tell(closing)
 		c.stream.End(nil)
 	}
 }
@@ -137,10 +141,15 @@ func (c *connection) ready() { c.stream.Out().OfferControl(sse.Control("ready", 
 // being asked about.
 func (c *connection) put(cmd command) (buffered bool, p *problem) {
 	c.mu.Lock()
-	fits := !cmd.unwritable && (cmd.frame == nil || c.ended || c.closing || c.stream.Out().Offer(cmd.frame))
 	ended, open := c.ended, c.open
-	if fits && !ended && !open && cmd.close {
-		c.closing = true
+	fits := cmd.frame == nil || ended || c.closing != "" || c.stream.Out().Offer(cmd.frame)
+	if !ended && !open && c.closing == "" {
+		switch {
+		case cmd.unwritable: // which shows when it is written
+			c.closing = failed
+		case fits && cmd.close:
+			c.closing = serverClosed
+		}
 	}
 	c.mu.Unlock()
 	switch {
@@ -150,6 +159,9 @@ func (c *connection) put(cmd command) (buffered bool, p *problem) {
 		// A reader that is so far behind would not get well by waiting, and
 		// what it is not told it would never know.
 		c.server.metrics.overflows.Inc()
+		c.fail()
+		return false, errWrite
+	case open && cmd.unwritable:
 		c.fail()
 		return false, errWrite
 	case !open:

@@ -33,7 +33,7 @@ type Publisher struct {
 
 // publishing is one connection.
 type publishing struct {
-	conn    *amqp.Connection
+	conn    *broker
 	channel *amqp.Channel // in confirm mode
 
 	mu       sync.Mutex
@@ -116,7 +116,7 @@ func (p *Publisher) dial(ctx context.Context) (*publishing, error) {
 		}
 	}
 	if err != nil {
-		_ = conn.CloseDeadline(time.Now().Add(brokerTimeout)) // of no use
+		conn.leave()
 		return nil, err
 	}
 	return s, nil
@@ -168,7 +168,7 @@ func (p *Publisher) hold(ctx context.Context, s *publishing) {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	_ = s.conn.CloseDeadline(time.Now().Add(brokerTimeout)) // lost, as often as not
+	s.conn.leave()
 	<-done
 	s.parts.Wait()
 }

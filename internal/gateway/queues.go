@@ -82,7 +82,7 @@ func (q *Queues) connected() bool {
 // session is one connection to RabbitMQ.
 type session struct {
 	queues *Queues
-	conn   *amqp.Connection
+	conn   *broker
 	ctx    context.Context // ends with the session
 	over   context.CancelFunc
 
@@ -184,9 +184,25 @@ func (q *Queues) dial(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
+// broker is a connection to RabbitMQ.
+type broker struct {
+	*amqp.Connection
+	socket net.Conn
+}
+
+// leave closes the connection. It waits for RabbitMQ's consent, but not for long: the
+// deadline that the library knows moves on with every heartbeat that comes.
+func (b *broker) leave() {
+	late := time.AfterFunc(brokerTimeout, func() { _ = b.socket.Close() }) // it is of no use any more
+	defer late.Stop()
+	_ = b.CloseDeadline(time.Now().Add(brokerTimeout)) // lost, as often as not
+}
+
 // dialBroker connects to RabbitMQ under a name.
-func dialBroker(ctx context.Context, url, name string) (*amqp.Connection, error) {
-	return amqp.DialConfig(url, amqp.Config{
+func dialBroker(ctx context.Context, url, name string) (*broker, error) {
+	b := new(broker)
+	var err error
+	b.Connection, err = amqp.DialConfig(url, amqp.Config{
 		Heartbeat:  brokerBeat,
 		Properties: amqp.Table{"connection_name": name},
 		Dial: func(network, addr string) (net.Conn, error) {
@@ -195,9 +211,14 @@ func dialBroker(ctx context.Context, url, name string) (*amqp.Connection, error)
 			if err != nil {
 				return nil, err
 			}
+			b.socket = c
 			return &brokerConn{c}, c.SetDeadline(time.Now().Add(brokerTimeout)) // of the handshake
 		},
 	})
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
 }
 
 // brokerConn is a connection to RabbitMQ whose writes take a bounded time. RabbitMQ
@@ -235,7 +256,7 @@ func (s *session) close() {
 	s.closed = true
 	s.mu.Unlock()
 	s.over()
-	_ = s.conn.CloseDeadline(time.Now().Add(brokerTimeout)) // lost, as often as not
+	s.conn.leave()
 	s.parts.Wait()
 }
 

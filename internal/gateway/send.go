@@ -18,6 +18,9 @@ type command struct {
 	close bool
 	// unwritable says that there is an event that has no form on a stream.
 	unwritable bool
+	// extra is what is wrong by a rule that the protocol did not have: who sends
+	// to a stream that has gone is told that first, as by the protocol.
+	extra *problem
 }
 
 // maxID bounds the id of an event, which every reader sends back, in bytes.
@@ -47,7 +50,7 @@ func (s *Server) take(w http.ResponseWriter, r *http.Request) (buffered bool, p 
 	if !s.allowed(r) {
 		return false, errUnauthorized
 	}
-	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" || r.Header.Get("Content-Encoding") != "" {
+	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" || !isPlain(r) {
 		return false, &problem{http.StatusUnsupportedMediaType, "UNSUPPORTED_MEDIA_TYPE", "The body must be application/json"}
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.opts.MaxBody))
@@ -62,10 +65,19 @@ func (s *Server) take(w http.ResponseWriter, r *http.Request) (buffered bool, p 
 		return false, p
 	}
 	c := s.find(cmd.token)
-	if c == nil {
+	switch {
+	case c == nil:
 		return false, errNoToken
+	case cmd.extra != nil:
+		return false, cmd.extra
 	}
 	return c.put(cmd)
+}
+
+// isPlain reports whether a body comes as it is.
+func isPlain(r *http.Request) bool {
+	coding := r.Header.Get("Content-Encoding")
+	return coding == "" || strings.EqualFold(coding, "identity")
 }
 
 // parse reads a body of /internal/send. Of several mistakes it names the first
@@ -99,15 +111,16 @@ func parse(body []byte) (cmd command, p *problem) {
 		}
 		if raw, given := event["id"]; given {
 			if id, ok = text(raw); !ok || !validID(id) {
-				return cmd, invalid("INVALID_EVENT_ID", "event.id must be a short string on one line")
+				cmd.extra = invalid("INVALID_EVENT_ID", "event.id must be a short string on one line")
 			}
 		}
 	}
 	if raw, given := fields["id"]; given && !has {
 		if id, ok = text(raw); !ok || id == "" || !validID(id) {
-			return cmd, invalid("INVALID_ID", "id must be a short string on one line")
+			cmd.extra = invalid("INVALID_ID", "id must be a short string on one line")
+		} else {
+			cmd.frame = sse.Mark(id)
 		}
-		cmd.frame = sse.Mark(id)
 	}
 	if raw, given := fields["close"]; given {
 		switch string(raw) {
@@ -118,11 +131,11 @@ func parse(body []byte) (cmd command, p *problem) {
 			return cmd, invalid("INVALID_CLOSE_TYPE", "close must be a boolean")
 		}
 	}
-	if has {
-		cmd.frame, p = frameOf(name, data, id)
+	if has && cmd.extra == nil {
+		cmd.frame, cmd.extra = frameOf(name, data, id)
 		cmd.unwritable = cmd.frame == nil
 	}
-	return cmd, p
+	return cmd, nil
 }
 
 // validID reports whether an id can stand in a stream, and be sent back.

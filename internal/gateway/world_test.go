@@ -4,17 +4,21 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"signalbox/internal/gateway"
 )
@@ -114,11 +118,13 @@ type world struct {
 	backend *backend
 	metrics *prometheus.Registry
 	stop    func() // as SIGTERM does; waits
+
+	over chan string // gets the path of each stream that was answered, or whose client has left
 }
 
 func run(t *testing.T, change func(*gateway.Options)) *world {
 	t.Helper()
-	w := &world{t: t, backend: newBackend(t), metrics: prometheus.NewRegistry()}
+	w := &world{t: t, backend: newBackend(t), metrics: prometheus.NewRegistry(), over: make(chan string, 1000)}
 	o := gateway.Options{CallbackURL: w.backend.url, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Registerer: w.metrics}
 	if change != nil {
 		change(&o)
@@ -126,7 +132,18 @@ func run(t *testing.T, change func(*gateway.Options)) *world {
 	s := gateway.New(o)
 	l := listen(t)
 	w.addr = l.Addr().String()
-	server := &http.Server{Handler: s, ReadHeaderTimeout: patience, DisableGeneralOptionsHandler: true}
+	seen := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet {
+			context.AfterFunc(r.Context(), func() {
+				select {
+				case w.over <- r.URL.Path:
+				default: // nobody asks
+				}
+			})
+		}
+		s.ServeHTTP(rw, r)
+	})
+	server := &http.Server{Handler: seen, ReadHeaderTimeout: patience, DisableGeneralOptionsHandler: true}
 	ctx, cancel := context.WithCancel(context.Background())
 	var parts sync.WaitGroup
 	parts.Go(func() { _ = server.Serve(l) })
@@ -177,7 +194,18 @@ func (w *world) do(method, path, body string, headers ...string) answer {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	permissive(w.t, a.Header)
 	return answer{a.StatusCode, a.Header, string(text)}
+}
+
+// permissive checks the three headers that every answer has.
+func permissive(t *testing.T, h http.Header) {
+	t.Helper()
+	for name, want := range map[string]string{"Origin": "*", "Methods": "GET, POST, OPTIONS", "Headers": "Content-Type, Cache-Control"} {
+		if got := h.Values("Access-Control-Allow-" + name); len(got) != 1 || got[0] != want {
+			t.Errorf("Access-Control-Allow-%s: %q", name, got)
+		}
+	}
 }
 
 // send posts a body to /internal/send and returns status and body as one text.
@@ -223,6 +251,7 @@ func (c *client) answered() *client {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	permissive(c.t, a.Header)
 	c.status, c.header, c.body = a.Status, a.Header, a.Body
 	return c
 }
@@ -269,14 +298,25 @@ func (c *client) rest() string {
 	return string(text)
 }
 
+// quiet fails the test if the stream has more, or ends, within a moment.
+func (c *client) quiet() {
+	c.t.Helper()
+	_ = c.conn.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	// The end of the last chunk may be there still; the end of a stream is longer.
+	if more, err := c.r.Peek(3); !errors.Is(err, os.ErrDeadlineExceeded) {
+		c.t.Errorf("the stream goes on with %q, %v", more, err)
+	}
+}
+
 // quote is a JSON string.
 func quote(s string) string {
 	b, _ := json.Marshal(s)
 	return string(b)
 }
 
-// metric returns the sum of a family's counters and gauges.
-func (w *world) metric(name string) (sum float64) {
+// metric returns the sum of a family's counters and gauges: all, or those with a
+// label of this value.
+func (w *world) metric(name string, label ...string) (sum float64) {
 	w.t.Helper()
 	families, err := w.metrics.Gather()
 	if err != nil {
@@ -285,6 +325,9 @@ func (w *world) metric(name string) (sum float64) {
 	for _, f := range families {
 		if f.GetName() == name {
 			for _, m := range f.GetMetric() {
+				if len(label) > 0 && !slices.ContainsFunc(m.GetLabel(), func(l *dto.LabelPair) bool { return l.GetValue() == label[0] }) {
+					continue
+				}
 				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
 			}
 		}

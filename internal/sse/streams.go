@@ -2,10 +2,10 @@ package sse
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -226,10 +226,8 @@ func SetHeaders(h http.Header) {
 // Reject answers a stream that is not opened with a stream that says why and
 // ends: a browser does not show the body of a failed event stream to the page.
 func Reject(w http.ResponseWriter, status int, message string) {
-	data, _ := json.Marshal(struct { // always marshals
-		Status  int    `json:"status"`
-		Message string `json:"message"`
-	}{status, message})
+	data := strconv.AppendInt([]byte(`{"status":`), int64(status), 10)
+	data = append(appendQuoted(append(data, `,"message":`...), message), '}')
 	SetHeaders(w.Header())
 	w.WriteHeader(http.StatusOK)
 	// An error means that the client went away.

@@ -30,6 +30,8 @@ type gateways struct {
 	named   []string         // what the gateways called themselves
 	keys    func(ctx context.Context, requestID string) ([]string, error)
 	closing bool
+
+	counted *prometheus.Registry
 }
 
 // held is a stream; it ends at once when it is told to.
@@ -91,8 +93,8 @@ func (h *held) Begin(o sse.Owner) error {
 // carried has a server's streams carried by gateways, whose secret is geheim.
 func carried(t *testing.T, o *web.Options) (g *gateways, connections func() float64) {
 	t.Helper()
-	g = &gateways{open: map[string]*held{}}
 	log, metrics := slog.New(slog.DiscardHandler), prometheus.NewRegistry()
+	g = &gateways{open: map[string]*held{}, counted: metrics}
 	o.Connections = stream.NewRegistry(stream.Options{Feed: quiet{}, Devices: o.Registry.Directory(), Log: log, Registerer: metrics})
 	o.Streams = web.NewStreams(web.StreamOptions{Registry: o.Connections, Log: log, Registerer: metrics, Heartbeat: time.Hour, Buffer: 1 << 20, WriteTimeout: time.Minute})
 	o.Carrier, o.CallbackSecret = g, "geheim"
@@ -211,6 +213,43 @@ func TestCallbackReplacedD2D17(t *testing.T) {
 	s.calls(`{"action":"disconnect","reason":"client_closed","token":"new"}`, 200, `{}`)
 	if got := connections(); got != 0 {
 		t.Errorf("%v connections are left", got)
+	}
+}
+
+// Who knows somebody else's request id can neither end that stream nor have it, nor
+// does it matter whether it is the same gateway that asks (D2).
+func TestCallbackTakeOverD2(t *testing.T) {
+	var g *gateways
+	w := newWorld(t, func(o *web.Options) { g, _ = carried(t, o) })
+	proof := func(subject string) string {
+		browser := w.newBrowser()
+		w.login(browser, subject)
+		return "access_token=" + w.cookies(browser)["access_token"]
+	}
+	ann, vic := proof("ann"), proof("vic")
+	w.calls(connecting("anns", "/x?request_id=r", "cookie", ann), 200, `{}`)
+	g.keys = func(context.Context, string) ([]string, error) {
+		t.Error("what waits for the stream is touched")
+		return nil, nil
+	}
+	for _, headers := range [][]string{{"cookie", vic}, {"cookie", "access_token=nonsense"}, nil, {"cookie", "access_token=nonsense", "authorization", "Bearer nonsense"}} {
+		want := 401
+		if len(headers) > 0 && headers[1] == vic {
+			want = 403
+		}
+		if res := w.callback(connecting("thiefs", "/x?request_id=r", headers...)); res.Code != want {
+			t.Errorf("%v: %d %s", headers, res.Code, res.Body)
+		}
+		w.calls(`{"action":"disconnect","reason":"client_closed","token":"thiefs"}`, 200, `{}`)
+		if got := g.tokens(); got != "anns" {
+			t.Errorf("open: %s", got)
+		}
+	}
+	if n := (&estate{t: t, metrics: g.counted}).counter("sse_identity_binding_total", "failed"); n != 4 {
+		t.Errorf("%d refusals were counted", n)
+	}
+	if got := w.with(map[string]string{"access_token": strings.TrimPrefix(vic, "access_token=")}, "GET", "/api/devices"); got.Code != 200 {
+		t.Errorf("vic may not even look: %d", got.Code)
 	}
 }
 
