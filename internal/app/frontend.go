@@ -54,13 +54,21 @@ func (f *frontend) Run(ctx context.Context) error {
 	}
 	tick := time.NewTicker(versionEvery)
 	defer tick.Stop()
+	known := false
 	for {
 		text, err := f.read(ctx)
-		if err != nil {
+		switch {
+		case err == nil:
+			known = true
+		case ctx.Err() != nil:
+			return nil
+		default:
 			f.log.Warn("the web page's version cannot be read", "err", err)
 			text, _ = json.Marshal(map[string]string{"version": "unknown", "error": "version could not be read"})
 		}
-		f.event.Store(sse.Event("version", "", text))
+		if err == nil || !known { // a page that is told of "unknown" takes what follows for a newer one
+			f.event.Store(sse.Event("version", "", text))
+		}
 		select {
 		case <-ctx.Done():
 			return nil
