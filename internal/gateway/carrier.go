@@ -339,13 +339,15 @@ func (s *Carried) Begin(owner sse.Owner) error {
 	return nil
 }
 
-// End closes the stream once everything queued, and f, is sent.
+// End closes the stream once everything queued, and f, is sent. What has no room
+// for that is dropped. It tells nobody itself: its caller may hold the locks of the
+// owner.
 func (s *Carried) End(f *sse.Frame) {
 	if f != nil {
 		s.out.OfferControl(f)
 	}
 	if !s.out.OfferControl(sse.End()) {
-		s.fail(nil)
+		s.out.Finish(sse.End())
 	}
 }
 
