@@ -5,10 +5,13 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"signalbox/internal/fleet"
 )
 
 // PublisherOptions say where events are published. URL and Log are needed.
@@ -70,8 +73,14 @@ func NewPublisher(o PublisherOptions) (*Publisher, error) {
 }
 
 // Bindings returns the routing keys that a gateway binds the queue of a request
-// id with.
-func (p *Publisher) Bindings(requestID string) []string { return []string{keyOf(requestID)} }
+// id with. Errors: fleet.Invalid for an id that would be a pattern of keys: its
+// queue would get what others are sent.
+func (p *Publisher) Bindings(requestID string) ([]string, error) {
+	if strings.ContainsAny(requestID, "*#") {
+		return nil, fleet.E(fleet.Invalid, nil, "Invalid request_id format")
+	}
+	return []string{keyOf(requestID)}, nil
+}
 
 func keyOf(requestID string) string { return "connection." + requestID }
 

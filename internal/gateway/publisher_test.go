@@ -97,8 +97,8 @@ func TestPublisher(t *testing.T) {
 	t.Run("order, and no more than its own", func(t *testing.T) {
 		p, _ := publisherAt(t, broker.URL(), "")
 		connected(t, p, true)
-		_, a := queue(t, "sse.events", "sse.conn.a", p.Bindings("a")[0])
-		_, b := queue(t, "sse.events", "sse.conn.b", p.Bindings("b")[0])
+		_, a := queue(t, "sse.events", "sse.conn.a", keyOf("a"))
+		_, b := queue(t, "sse.events", "sse.conn.b", keyOf("b"))
 		for n := range 100 {
 			for _, id := range []string{"a", "b"} {
 				if err := p.publish(t.Context(), nil, id, event(n)); err != nil {

@@ -304,9 +304,11 @@ func (s *session) consume(b *binding) (started bool, err error) {
 		return false, nil
 	}
 	if s.setup.IsClosed() { // by the mistake of another queue
-		if s.setup, err = s.conn.Channel(); err != nil {
+		setup, err := s.conn.Channel()
+		if err != nil {
 			return false, err
 		}
+		s.setup = setup
 	}
 	q := s.queues
 	if q.opts.AutoDelete { // it may have gone with its last queue
