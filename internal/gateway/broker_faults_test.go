@@ -1,9 +1,14 @@
 package gateway
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -102,20 +107,117 @@ func TestBrokerFaults(t *testing.T) {
 				t.Fatal("no connection")
 			}
 		}
-		for n := range 400 {
+		for n := range 100 {
 			c := connectionOf(server, fmt.Sprint("leaver-", n))
-			c.mu.Lock()
-			var both sync.WaitGroup
-			both.Go(func() { _ = q.bind(c, fmt.Sprint("leaver-", n), []string{"k"}) })
-			both.Go(func() { c.end() })
-			time.Sleep(50 * time.Microsecond)
-			c.mu.Unlock()
-			both.Wait()
+			q.mu.Lock()
+			var bound sync.WaitGroup
+			bound.Go(func() { _ = q.bind(c, fmt.Sprint("leaver-", n), []string{"k"}) })
+			for has := false; !has; {
+				c.mu.Lock()
+				has = c.binding != nil
+				c.mu.Unlock()
+			}
+			time.Sleep(100 * time.Microsecond) // it waits for q.mu now, which most often who runs gets before it
+			q.mu.Unlock()
+			c.end()
+			bound.Wait()
 		}
 		q.mu.Lock()
 		defer q.mu.Unlock()
 		if len(q.bound) > 0 {
 			t.Errorf("%d queues are still bound", len(q.bound))
+		}
+	})
+
+	// What a reader had not taken goes to the one that follows it, in order.
+	t.Run("a slow reader that is replaced", func(t *testing.T) {
+		p, _ := publisherAt(t, broker.URL(), "")
+		connected(t, p, true)
+		g := newGatewayAt(t, broker.URL(), 100_000)
+		old, _ := g.open("slow")
+		if got := data(t, old); got != "ready" {
+			t.Fatal(got)
+		}
+		const messages = 60
+		for n := range messages {
+			if err := p.publish(t.Context(), nil, "slow", sentEvent{Data: fmt.Sprint(n, " ", strings.Repeat("x", 300_000))}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		next, _ := g.open("slow")
+		last := -1
+		for last < messages-1 {
+			text := data(t, next)
+			if text == "ready" {
+				continue
+			}
+			var n int
+			if _, err := fmt.Sscan(text, &n); err != nil {
+				t.Fatal(err)
+			}
+			if last >= 0 && n != last+1 {
+				t.Fatalf("%d follows %d", n, last)
+			}
+			last = n
+		}
+		if reason := <-g.reasons; reason != "error" {
+			t.Error(reason)
+		}
+	})
+
+	// What RabbitMQ delivers again because the ack of it was lost is written once.
+	t.Run("acks that are lost", func(t *testing.T) {
+		p, _ := publisherAt(t, broker.URL(), "")
+		connected(t, p, true)
+		dam := newDam(t, broker.Addr)
+		g := newGatewayAt(t, "amqp://guest:guest@"+dam.addr+"/", 1<<20)
+		lines, _ := g.open("acks")
+		if got := data(t, lines); got != "ready" {
+			t.Fatal(got)
+		}
+		dam.shut.Store(true)
+		for n := range 5 {
+			if err := p.publish(t.Context(), nil, "acks", sentEvent{Data: fmt.Sprint(n)}); err != nil {
+				t.Fatal(err)
+			}
+			if got := data(t, lines); got != fmt.Sprint(n) {
+				t.Fatal(got)
+			}
+		}
+		dam.shut.Store(false)
+		dam.cut()
+		if got := data(t, lines); got != "ready" {
+			t.Fatalf("%s was written again", got)
+		}
+		if err := p.publish(t.Context(), nil, "acks", sentEvent{Data: "5"}); err != nil {
+			t.Fatal(err)
+		}
+		if got := data(t, lines); got != "5" {
+			t.Fatalf("%s was written again", got)
+		}
+	})
+
+	// A RabbitMQ that hangs does not keep the backend from being told of a shutdown.
+	t.Run("a shutdown before a RabbitMQ that hangs", func(t *testing.T) {
+		dam := newDam(t, broker.Addr)
+		g := newGatewayAt(t, "amqp://guest:guest@"+dam.addr+"/", 1<<20)
+		lines, _ := g.open("hang")
+		if got := data(t, lines); got != "ready" {
+			t.Fatal(got)
+		}
+		dam.shut.Store(true)
+		start := time.Now()
+		g.stop()
+		if took := time.Since(start); took > 4*brokerTimeout { // it writes heartbeats for longer than that
+			t.Errorf("it took %v", took)
+		}
+		select {
+		case reason := <-g.reasons:
+			if reason != "server_closed" {
+				t.Error(reason)
+			}
+		default:
+			t.Error("the backend was not told")
 		}
 	})
 
@@ -137,4 +239,87 @@ func TestBrokerFaults(t *testing.T) {
 			t.Errorf("%d of 3000 failed: %v", len(errs), <-errs)
 		}
 	})
+}
+
+// gatewayAt runs a gateway behind which every stream has the queue of its path.
+type gatewayAt struct {
+	t       *testing.T
+	url     string
+	reasons chan string // of the disconnects
+	stop    func()
+}
+
+func newGatewayAt(t *testing.T, broker string, buffer int) *gatewayAt {
+	t.Helper()
+	g := &gatewayAt{t: t, reasons: make(chan string, 100)}
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var c struct {
+			Action, Reason string
+			Request        struct{ URL string }
+		}
+		_ = json.NewDecoder(r.Body).Decode(&c) // of our own gateway
+		if c.Action == "disconnect" {
+			g.reasons <- c.Reason
+		}
+		id := strings.TrimPrefix(c.Request.URL, "/")
+		_ = json.NewEncoder(w).Encode(map[string]any{"request_id": id, "bindings": []string{keyOf(id)}}) // the gateway may be gone
+	}))
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	q, err := NewQueues(QueueOptions{URL: broker, TTL: time.Minute, Log: log, Registerer: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(Options{CallbackURL: backend.URL, Queues: q, Buffer: buffer, Heartbeat: time.Hour, WriteTimeout: 5 * time.Minute, Log: log, Registerer: prometheus.NewRegistry()})
+	front := httptest.NewServer(s)
+	g.url = front.URL
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	done := make(chan struct{})
+	go func() { defer close(done); _ = s.Run(ctx) }()
+	g.stop = func() { cancel(); <-done }
+	t.Cleanup(func() {
+		g.stop()
+		front.Close()
+		backend.Close()
+	})
+	for end := time.Now().Add(soon); !q.connected(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("no connection")
+		}
+	}
+	return g
+}
+
+// open opens a stream and returns what is read of it, line by line.
+func (g *gatewayAt) open(id string) (lines *bufio.Scanner, leave func()) {
+	g.t.Helper()
+	ctx, cancel := context.WithTimeout(g.t.Context(), 2*soon)
+	g.t.Cleanup(cancel)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, g.url+"/"+id, nil)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	transport := &http.Transport{DisableKeepAlives: true}
+	a, err := transport.RoundTrip(r)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.t.Cleanup(func() { a.Body.Close() })
+	lines = bufio.NewScanner(a.Body)
+	lines.Buffer(nil, 1<<20)
+	return lines, cancel
+}
+
+// data returns the next data line that is not empty, or the name of an event.
+func data(t *testing.T, lines *bufio.Scanner) string {
+	t.Helper()
+	for lines.Scan() {
+		if text, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
+			return text
+		}
+		if text, ok := strings.CutPrefix(lines.Text(), "event: "); ok {
+			return text
+		}
+	}
+	t.Fatal("the stream ended: ", lines.Err())
+	return ""
 }

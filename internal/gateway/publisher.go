@@ -37,6 +37,7 @@ type Publisher struct {
 // publishing is one connection.
 type publishing struct {
 	conn    *amqp.Connection
+	hangUp  func()        // see dialBroker
 	channel *amqp.Channel // in confirm mode
 
 	mu       sync.Mutex
@@ -45,10 +46,12 @@ type publishing struct {
 	returned map[string]bool    // ids of messages that are waited for: whether no queue took them
 	gone     chan struct{}      // closed when it is no longer p.now
 	over     chan struct{}      // closed when nothing comes back any more
+	removals chan struct{}      // tokens: each takes a channel, of which RabbitMQ allows so many
 	settled  chan chan struct{} // what is sent here is closed once all that came back is in returned
 }
 
 const (
+	removalsAtOnce    = 32
 	patienceForBroker = 30 * time.Second       // that an event waits for a connection
 	unroutedPause     = 100 * time.Millisecond // before a message is tried again that no queue took
 )
@@ -114,18 +117,18 @@ func (p *Publisher) Run(ctx context.Context) error {
 
 // dial connects, declares the exchange and opens a channel with confirms.
 func (p *Publisher) dial(ctx context.Context) (*publishing, error) {
-	conn, err := dialBroker(ctx, p.opts.URL, "signalbox")
+	conn, hangUp, err := dialBroker(ctx, p.opts.URL, "signalbox")
 	if err != nil {
 		return nil, err
 	}
-	s := &publishing{conn: conn, returned: map[string]bool{}, settled: make(chan chan struct{}), gone: make(chan struct{})}
+	s := &publishing{conn: conn, hangUp: hangUp, returned: map[string]bool{}, settled: make(chan chan struct{}), gone: make(chan struct{}), removals: make(chan struct{}, removalsAtOnce)}
 	if s.channel, err = conn.Channel(); err == nil {
 		if err = s.channel.ExchangeDeclare(p.exchange, amqp.ExchangeTopic, !p.opts.AutoDelete, p.opts.AutoDelete, false, false, nil); err == nil {
 			err = s.channel.Confirm(false)
 		}
 	}
 	if err != nil {
-		_ = conn.CloseDeadline(time.Now().Add(brokerTimeout)) // of no use
+		hangUp()
 		return nil, err
 	}
 	return s, nil
@@ -177,7 +180,7 @@ func (p *Publisher) hold(ctx context.Context, s *publishing) {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
-	_ = s.conn.CloseDeadline(time.Now().Add(brokerTimeout)) // lost, as often as not
+	s.hangUp()
 	<-done
 	s.parts.Wait()
 }
@@ -313,9 +316,20 @@ func (p *Publisher) Forget(ctx context.Context, requestID string) error {
 	if p.opts.Prefix != "" {
 		names = append(names, p.opts.Prefix+"."+names[0])
 	}
+	select {
+	case s.removals <- struct{}{}:
+	case <-s.gone:
+		return errNoBroker
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	// The library waits for an answer for as long as the connection lives.
 	done := make(chan error, 1)
-	if err := s.run(func() { done <- s.remove(names) }); err != nil {
+	err := s.run(func() {
+		defer func() { <-s.removals }()
+		done <- s.remove(names)
+	})
+	if err != nil {
 		return err
 	}
 	select {
