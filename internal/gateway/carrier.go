@@ -294,6 +294,7 @@ type Carried struct {
 	abort   context.CancelFunc // of the request that is under way
 	silent  bool               // quit is closed
 	until   time.Time          // when sending must have ended, once it was expelled
+	reason  *sse.Frame         // then the last event that is sent
 }
 
 // New returns a stream that a gateway asked about: its token there, the client's
@@ -332,6 +333,7 @@ func (s *Carried) Begin(owner sse.Owner) error {
 	over := s.over
 	s.mu.Unlock()
 	if over {
+		c.memory.remove(s.token) // it was perhaps noted after its end
 		s.finish(nil)
 		return nil
 	}
@@ -362,7 +364,7 @@ const (
 // given up if it takes longer than a fraction of a second.
 func (s *Carried) Expel(f *sse.Frame) {
 	s.mu.Lock()
-	s.until = time.Now().Add(lastWord)
+	s.until, s.reason = time.Now().Add(lastWord), f
 	abort := s.abort
 	s.mu.Unlock()
 	if abort != nil {
@@ -388,13 +390,13 @@ func (s *Carried) close(err error, tell bool) {
 	}
 	s.mu.Unlock()
 	s.out.Close()
-	if tell {
-		for _, g := range s.carrier.gateways {
-			if gateway == 0 || gateway == g.number {
-				g.farewell(s.token)
-			}
+	told := false
+	for _, g := range s.carrier.gateways {
+		if tell && (gateway == 0 || gateway == g.number) {
+			told = g.farewell(s.token) || told
 		}
-	} else {
+	}
+	if !told { // nobody will take it out of the memory
 		s.carrier.memory.remove(s.token)
 	}
 	if begun {
@@ -450,6 +452,9 @@ func (s *Carried) send() {
 				continue
 			}
 			expelled := s.expelled()
+			if expelled && !s.isReason(f) {
+				break // it was taken before
+			}
 			start := time.Now()
 			err := s.sendEvent(f)
 			if s.isOver() {
@@ -480,6 +485,12 @@ func (s *Carried) expelled() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !s.until.IsZero()
+}
+
+func (s *Carried) isReason(f *sse.Frame) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reason == f
 }
 
 func (s *Carried) isOver() bool {
@@ -536,8 +547,8 @@ func (s *Carried) begin() (context.Context, context.CancelFunc) {
 	return ctx, cancel
 }
 
-// each sends to the gateway of the stream, or to one after the other until one
-// knows it.
+// each sends to the gateway of the stream, or to all until one knows it: one that
+// is stuck is not waited for when another has it.
 func (s *Carried) each(ctx context.Context, body sendBody) error {
 	s.mu.Lock()
 	number := s.gateway
@@ -546,15 +557,27 @@ func (s *Carried) each(ctx context.Context, body sendBody) error {
 	if number > 0 {
 		return s.carrier.gateways[number-1].post(ctx, "event", text)
 	}
-	last := ErrGone
+	type result struct {
+		number int
+		err    error
+	}
+	results := make(chan result, len(s.carrier.gateways))
+	var posts sync.WaitGroup
+	defer posts.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	for _, g := range s.carrier.gateways {
-		err := g.post(ctx, "event", text)
-		if err == nil {
-			s.at(g.number)
+		posts.Go(func() { results <- result{g.number, g.post(ctx, "event", text)} })
+	}
+	last := ErrGone
+	for range s.carrier.gateways {
+		r := <-results
+		if r.err == nil {
+			s.at(r.number)
 			return nil
 		}
-		if !errors.Is(err, ErrGone) {
-			last = err
+		if !errors.Is(r.err, ErrGone) {
+			last = r.err
 		}
 	}
 	return last
@@ -758,10 +781,13 @@ func (g *remote) answered() {
 	}
 }
 
-// farewell notes that a stream is to be closed at the gateway.
-func (g *remote) farewell(token string) {
+// farewell notes that a stream is to be closed at the gateway. It reports false
+// when so many are that this one is left to the gateway, whose own write fails in
+// time.
+func (g *remote) farewell(token string) bool {
 	g.mu.Lock()
-	if len(g.goodbyes) < maxGoodbyes { // beyond, the gateway's own write fails in time
+	noted := len(g.goodbyes) < maxGoodbyes
+	if noted {
 		g.goodbyes[token] = struct{}{}
 	}
 	g.mu.Unlock()
@@ -769,6 +795,7 @@ func (g *remote) farewell(token string) {
 	case g.wakeup <- struct{}{}:
 	default:
 	}
+	return noted
 }
 
 // owed returns how many streams are still to be closed, while the gateway answers.
@@ -829,7 +856,9 @@ func (g *remote) look(ctx context.Context) {
 			streams := g.streams(0)
 			g.carrier.log.Error("a gateway does not answer; its streams are given up", "gateway", g.number, "streams", len(streams), "err", err)
 			for _, s := range streams {
-				s.fail(ErrLost)
+				if !s.elsewhere() {
+					s.fail(ErrLost)
+				}
 			}
 		}
 		return
@@ -960,12 +989,34 @@ func (g *remote) knows(ctx context.Context, s *Carried) (bool, error) {
 		}
 		s.denied[g.number] = true
 	}
-	over := s.gateway == g.number || s.gateway == 0 && len(s.denied) == len(g.carrier.gateways)
+	own, unknown := s.gateway == g.number, s.gateway == 0
 	s.mu.Unlock()
-	if over {
+	switch {
+	case own:
 		s.close(ErrGone, false)
+	case unknown && !s.elsewhere():
+		s.fail(ErrGone) // one that was lost may have it when it is back
 	}
 	return false, nil
+}
+
+// elsewhere reports whether a gateway may have the stream, of which it is not known
+// which one has: one that answers and was not asked yet.
+func (s *Carried) elsewhere() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.carrier.gateways {
+		if s.gateway == 0 && !s.denied[g.number] && !g.isLost() {
+			return true
+		}
+	}
+	return false
+}
+
+func (g *remote) isLost() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.lost
 }
 
 // sayGoodbyes closes what is to be closed, until the gateway does not answer; the

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"signalbox/internal/gateway"
+	"signalbox/internal/sse"
 )
 
 // young has streams asked about at once.
@@ -154,4 +155,63 @@ func TestCarrierMemoryDamaged(t *testing.T) {
 	eventually(t, "the closing", func() bool {
 		return a.got(`{"token":"one","close":true}`) && a.got(`{"token":"four","close":true}`)
 	})
+}
+
+// Of what was taken from the queue nothing more is sent also when the right ends
+// between two events.
+func TestCarrierExpelBetween(t *testing.T) {
+	a := newMoody(t)
+	var s *gateway.Carried
+	c, _, _ := carry(t, func(o *gateway.CarrierOptions) {
+		o.Wrote = func([]*sse.Frame, time.Time, error) { s.Expel(event(99)) }
+	}, a.url)
+	s = c.New("token", "r", 1)
+	for n := range 5 {
+		s.Out().Offer(event(n))
+	}
+	own := &owner{make(chan error, 2)}
+	if err := s.Begin(own); err != nil {
+		t.Fatal(err)
+	}
+	if err := own.end(t); err != nil {
+		t.Error(err)
+	}
+	if a.got(`"data":"1"`) || !a.got(`"data":"99"`) {
+		t.Errorf("%q", a.bodies)
+	}
+}
+
+// A gateway that is stuck, and one that is given up, harms no stream of another
+// gateway, though it is not known which one has it.
+func TestCarrierStuckWhileLooking(t *testing.T) {
+	a, b := newMoody(t), newMoody(t)
+	a.all = true
+	c, _, _ := carry(t, func(o *gateway.CarrierOptions) { o.Timeout = time.Hour }, a.url, b.url)
+	s, _ := begin(t, c, "token-1", 0)
+	idle, _ := begin(t, c, "token-2", 0)
+	_, lost := begin(t, c, "token-3", 1)
+	s.Out().Offer(event(1))
+	eventually(t, "the event", func() bool { return b.got(`"data":"1"`) })
+	if err := lost.end(t); !errors.Is(err, gateway.ErrLost) {
+		t.Error(err)
+	}
+	idle.Out().Offer(event(2))
+	eventually(t, "the event of the other", func() bool { return b.got(`"data":"2"`) })
+}
+
+// A stream that no gateway has which answers is over, though another does not.
+func TestCarrierNowhereThatAnswers(t *testing.T) {
+	a, b := newMoody(t), newMoody(t)
+	a.all, b.unknown = true, true
+	c, _, _ := carry(t, young, a.url, b.url)
+	_, lost := begin(t, c, "token-1", 1)
+	if err := lost.end(t); !errors.Is(err, gateway.ErrLost) {
+		t.Error(err)
+	}
+	_, own := begin(t, c, "token-2", 0)
+	if err := own.end(t); !errors.Is(err, gateway.ErrGone) {
+		t.Error(err)
+	}
+	a.free()
+	eventually(t, "the closing", func() bool { return a.got(`{"token":"token-2","close":true}`) })
 }

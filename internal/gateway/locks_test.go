@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -78,4 +79,45 @@ func TestEndWithoutRoom(t *testing.T) {
 func contextOf(t *testing.T) (context.Context, context.CancelFunc) {
 	t.Helper()
 	return context.WithCancel(context.WithoutCancel(t.Context()))
+}
+
+// The memory holds the streams that are open or to be closed, and no others.
+func TestMemoryForgets(t *testing.T) {
+	c, err := NewCarrier(CarrierOptions{URLs: []string{"http://127.0.0.1:1"}, Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 100 { // one that ends while it begins
+		token := fmt.Sprint("token-", n)
+		c.memory.mu.Lock()
+		var begun sync.WaitGroup
+		begun.Go(func() { _ = c.New(token, "r", 1).Begin(nobody{}) })
+		for len(c.Outboxes()) == 0 {
+			time.Sleep(time.Microsecond)
+		}
+		time.Sleep(100 * time.Microsecond) // it waits for the memory now, which most often who runs gets before it
+		c.memory.mu.Unlock()
+		c.Disconnected(token)
+		begun.Wait()
+	}
+	if len(c.memory.open) > 0 {
+		t.Errorf("%d streams are remembered", len(c.memory.open))
+	}
+	for n := range maxGoodbyes {
+		c.gateways[0].goodbyes[fmt.Sprint(n)] = struct{}{}
+	}
+	s := c.New("one more", "r", 1)
+	if err := s.Begin(nobody{}); err != nil {
+		t.Fatal(err)
+	}
+	s.fail(nil)
+	if len(c.memory.open) > 0 {
+		t.Errorf("%d streams are remembered", len(c.memory.open))
+	}
+	c.gateways[0].goodbyes = nil
+	ctx, cancel := contextOf(t)
+	cancel()
+	if err := c.Run(ctx, 0); err != nil {
+		t.Error(err)
+	}
 }
