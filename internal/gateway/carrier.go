@@ -617,10 +617,11 @@ type sentEvent struct {
 }
 
 // pieces returns the event of a frame, or several that together say the same if
-// it is longer than most bytes and has lines that can be told in several.
+// it is longer than most bytes and has lines. A line that is longer than that alone
+// is cut: the gateway would refuse it, however often its reader came back.
 func pieces(f *sse.Frame, most int) []sentEvent {
 	whole := sentEvent{Name: f.Name, Data: string(f.Payload()), ID: f.ID()}
-	if size(whole) <= most || f.Lines < 2 {
+	if size(whole) <= most || f.Lines < 1 {
 		return []sentEvent{whole}
 	}
 	parts, err := logs.SplitEvent(f.Payload(), func(part []byte) bool { return size(sentEvent{f.Name, string(part), f.ID()}) <= most })

@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -214,4 +215,24 @@ func TestCarrierNowhereThatAnswers(t *testing.T) {
 	}
 	a.free()
 	eventually(t, "the closing", func() bool { return a.got(`{"token":"token-2","close":true}`) })
+}
+
+// A line that no body has room for is cut. Its reader would come back for it for
+// ever, and never get past it.
+func TestCarrierCutsLine(t *testing.T) {
+	e := join(t, run(t, func(o *gateway.Options) { o.MaxBody = 100_000 }), nil)
+	c, s, _ := e.stream("r")
+	message := strings.Repeat(`"`, 32_000) // a line may have so many: 64 kB, and twice that in a body
+	payload, err := json.Marshal(map[string]any{"device_entity_id": "boiler", "logs": []any{map[string]string{"message": message}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := sse.Event("device-logs", "e-7", payload)
+	f.Lines = 1
+	s.Out().Offer(f)
+	s.Out().Offer(event(8))
+	got := c.until(text(8))
+	if !strings.Contains(got, "id: e-7\n") || !strings.Contains(got, strings.Repeat(`\"`, 10_000)) || !strings.Contains(got, `"truncated":true`) {
+		t.Errorf("%.200s", got)
+	}
 }
