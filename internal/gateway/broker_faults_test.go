@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -17,6 +18,7 @@ import (
 
 	"signalbox/internal/fleet"
 	"signalbox/internal/rabbitmqtest"
+	"signalbox/internal/sse"
 )
 
 // queuesAt returns Queues that nobody runs, and a server that they belong to.
@@ -218,6 +220,53 @@ func TestBrokerFaults(t *testing.T) {
 			}
 		default:
 			t.Error("the backend was not told")
+		}
+	})
+
+	// The reason why a stream is over comes with its end, which would overtake it on
+	// the way through a queue.
+	t.Run("an expulsion", func(t *testing.T) {
+		p, _ := publisherAt(t, broker.URL(), "")
+		connected(t, p, true)
+		bodies := make(chan string, 100)
+		server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			if body, _ := io.ReadAll(r.Body); len(body) > 0 {
+				bodies <- string(body)
+			}
+		}))
+		defer server.Close()
+		c, err := NewCarrier(CarrierOptions{URLs: []string{server.URL}, Publisher: p, Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Registerer: prometheus.NewRegistry()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := contextOf(t)
+		done := make(chan struct{})
+		go func() { defer close(done); _ = c.Run(ctx, time.Second) }()
+		defer func() { cancel(); <-done }()
+		var mu sync.Mutex
+		own := locked{&mu, make(chan struct{})}
+		ch, err := broker.Dial().Channel()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ch.QueueDeclare("expelled", false, true, true, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := ch.QueueBind("expelled", keyOf("expelled"), "sse.events", false, nil); err != nil {
+			t.Fatal(err)
+		}
+		s := c.New("token", "expelled", 1)
+		if err := s.Begin(own); err != nil {
+			t.Fatal(err)
+		}
+		s.Expel(sse.Event("session-ended", "", []byte(`{"reason":"expired"}`)))
+		select {
+		case <-own.ended:
+		case <-time.After(soon):
+			t.Fatal("it did not end")
+		}
+		if got := <-bodies; got != `{"token":"token","event":{"name":"session-ended","data":"{\"reason\":\"expired\"}"},"close":true}` {
+			t.Error(got)
 		}
 	})
 

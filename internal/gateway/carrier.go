@@ -445,7 +445,7 @@ func (s *Carried) send() {
 		}
 		for _, f := range frames {
 			if f.Last {
-				s.sendClose()
+				s.sendClose(nil)
 				return
 			}
 			if !f.IsEvent() { // heartbeats and the like are the gateway's own
@@ -454,6 +454,10 @@ func (s *Carried) send() {
 			expelled := s.expelled()
 			if expelled && !s.isReason(f) {
 				break // it was taken before
+			}
+			if expelled && c.opts.Publisher != nil { // what is published the closing would overtake
+				s.sendClose(f)
+				return
 			}
 			start := time.Now()
 			err := s.sendEvent(f)
@@ -590,11 +594,20 @@ func (s *Carried) at(number int) {
 	s.gateway, s.denied = number, nil
 }
 
-// sendClose has the gateway close the stream.
-func (s *Carried) sendClose() {
+// sendClose has the gateway close the stream, after the event of a frame if it is
+// not nil.
+func (s *Carried) sendClose(f *sse.Frame) {
 	ctx, cancel := s.begin()
 	defer cancel()
-	err := s.each(ctx, sendBody{Token: s.token, Close: true})
+	body := sendBody{Token: s.token, Close: true}
+	if f != nil {
+		body.Event = &sentEvent{Name: f.Name, Data: string(f.Payload()), ID: f.ID()}
+	}
+	start := time.Now()
+	err := s.each(ctx, body)
+	if f != nil {
+		s.carrier.opts.Wrote([]*sse.Frame{f}, start, err)
+	}
 	if err != nil && !errors.Is(err, ErrGone) {
 		s.fail(nil) // it is told later
 		return
