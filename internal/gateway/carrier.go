@@ -298,8 +298,11 @@ type Carried struct {
 }
 
 // New returns a stream that a gateway asked about: its token there, the client's
-// request id, and the number of the gateway.
+// request id, and the number of the gateway. One of the same token is over here: the
+// callback came twice, as a proxy may send it again. Who begins the new one must not
+// end that first, since the gateway would close the new one.
 func (c *Carrier) New(token, requestID string, gateway int) *Carried {
+	c.Disconnected(token)
 	s := &Carried{carrier: c, token: token, requestID: requestID, gateway: gateway, opened: time.Now()}
 	s.out = sse.NewOutbox(c.opts.Buffer, s.wake)
 	if c.opts.Publisher != nil {
@@ -324,7 +327,7 @@ func (s *Carried) Begin(owner sse.Owner) error {
 	old := c.open[s.token]
 	c.open[s.token] = s
 	c.mu.Unlock()
-	if old != nil { // the callback came twice, as a proxy may send it again
+	if old != nil { // both at the same time
 		old.close(nil, false)
 	}
 	c.memory.add(s.token, s.gateway)

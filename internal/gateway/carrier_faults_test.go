@@ -236,3 +236,24 @@ func TestCarrierCutsLine(t *testing.T) {
 		t.Errorf("%.200s", got)
 	}
 }
+
+// A callback that comes twice does not end the stream: its request id has been
+// taken over by the second before that begins.
+func TestCarrierTwiceTakenOver(t *testing.T) {
+	a := newMoody(t)
+	c, _, _ := carry(t, nil, a.url)
+	first, own := begin(t, c, "token", 1)
+	second := c.New("token", "r", 1)
+	first.End(nil) // as the registry does
+	if err := own.end(t); err != nil {
+		t.Error(err)
+	}
+	if err := second.Begin(&owner{make(chan error, 2)}); err != nil {
+		t.Fatal(err)
+	}
+	second.Out().Offer(event(2))
+	eventually(t, "the event", func() bool { return a.got(`"data":"2"`) })
+	if a.got("close") || len(c.Outboxes()) != 1 {
+		t.Errorf("%q", a.bodies)
+	}
+}
