@@ -59,12 +59,15 @@ func (c *carrier) Bindings(ctx context.Context, requestID string) ([]string, err
 	if c.publisher == nil {
 		return nil, nil
 	}
-	err := c.Silence(ctx, requestID)
-	if err == nil {
+	keys, err := c.publisher.Bindings(requestID)
+	if err != nil {
+		return nil, err
+	}
+	if err = c.Silence(ctx, requestID); err == nil {
 		err = c.publisher.Forget(ctx, requestID)
 	}
 	if err != nil {
 		return nil, fleet.E(fleet.Unavailable, err, "RabbitMQ is not available")
 	}
-	return c.publisher.Bindings(requestID), nil
+	return keys, nil
 }

@@ -337,11 +337,15 @@ type Carried struct {
 	abort   context.CancelFunc // of the request that is under way
 	silent  bool               // quit is closed
 	until   time.Time          // when sending must have ended, once it was expelled
+	reason  *sse.Frame         // then the last event that is sent
 }
 
 // New returns a stream that a gateway asked about: its token there, the client's
-// request id, the number of the gateway, and the headers of its callback.
+// request id, the number of the gateway, and the headers of its callback. One of the
+// same token is over here: the callback came twice, as a proxy may send it again. Who
+// begins the new one must not end that first, since the gateway would close the new one.
 func (c *Carrier) New(token, requestID string, gateway int, callback http.Header) *Carried {
+	c.Disconnected(token)
 	now := time.Now()
 	s := &Carried{
 		carrier: c, token: token, requestID: requestID, gateway: gateway, opened: now, beaten: now,
@@ -370,7 +374,7 @@ func (s *Carried) Begin(owner sse.Owner) error {
 	old := c.open[s.token]
 	c.open[s.token] = s
 	c.mu.Unlock()
-	if old != nil { // the callback came twice, as a proxy may send it again
+	if old != nil { // both at the same time
 		old.close(nil, false)
 	}
 	c.memory.add(s.token, s.gateway)
@@ -379,6 +383,7 @@ func (s *Carried) Begin(owner sse.Owner) error {
 	over := s.over
 	s.mu.Unlock()
 	if over {
+		c.memory.remove(s.token) // it was perhaps noted after its end
 		s.finish(nil)
 		return nil
 	}
@@ -386,13 +391,15 @@ func (s *Carried) Begin(owner sse.Owner) error {
 	return nil
 }
 
-// End closes the stream once everything queued, and f, is sent.
+// End closes the stream once everything queued, and f, is sent. What has no room
+// for that is dropped. It tells nobody itself: its caller may hold the locks of the
+// owner.
 func (s *Carried) End(f *sse.Frame) {
 	if f != nil {
 		s.out.OfferControl(f)
 	}
 	if !s.out.OfferControl(sse.End()) {
-		s.fail(nil)
+		s.out.Finish(sse.End())
 	}
 }
 
@@ -407,7 +414,7 @@ const (
 // given up if it takes longer than a fraction of a second.
 func (s *Carried) Expel(f *sse.Frame) {
 	s.mu.Lock()
-	s.until = time.Now().Add(lastWord)
+	s.until, s.reason = time.Now().Add(lastWord), f
 	abort := s.abort
 	s.mu.Unlock()
 	if abort != nil {
@@ -433,13 +440,13 @@ func (s *Carried) close(err error, tell bool) {
 	}
 	s.mu.Unlock()
 	s.out.Close()
-	if tell {
-		for _, g := range s.carrier.gateways {
-			if gateway == 0 || gateway == g.number {
-				g.farewell(s.token)
-			}
+	told := false
+	for _, g := range s.carrier.gateways {
+		if tell && (gateway == 0 || gateway == g.number) {
+			told = g.farewell(s.token) || told
 		}
-	} else {
+	}
+	if !told { // nobody will take it out of the memory
 		s.carrier.memory.remove(s.token)
 	}
 	if begun {
@@ -488,7 +495,7 @@ func (s *Carried) send() {
 		}
 		for n, f := range frames {
 			if f.Last {
-				s.sendClose()
+				s.sendClose(nil)
 				return
 			}
 			mark := !f.IsEvent()
@@ -496,6 +503,13 @@ func (s *Carried) send() {
 				continue
 			}
 			expelled := s.expelled()
+			if expelled && !s.isReason(f) {
+				break // it was taken before
+			}
+			if expelled && c.opts.Publisher != nil { // what is published the closing would overtake
+				s.sendClose(f)
+				return
+			}
 			start := time.Now()
 			err := s.sendEvent(f)
 			if s.isOver() {
@@ -533,6 +547,12 @@ func (s *Carried) expelled() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !s.until.IsZero()
+}
+
+func (s *Carried) isReason(f *sse.Frame) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reason == f
 }
 
 func (s *Carried) isOver() bool {
@@ -592,8 +612,8 @@ func (s *Carried) begin() (context.Context, context.CancelFunc) {
 	return ctx, cancel
 }
 
-// each sends to the gateway of the stream, or to one after the other until one
-// knows it.
+// each sends to the gateway of the stream, or to all until one knows it: one that
+// is stuck is not waited for when another has it.
 func (s *Carried) each(ctx context.Context, body sendBody) error {
 	s.mu.Lock()
 	number := s.gateway
@@ -602,15 +622,27 @@ func (s *Carried) each(ctx context.Context, body sendBody) error {
 	if number > 0 {
 		return s.carrier.gateways[number-1].post(ctx, "event", text)
 	}
-	last := ErrGone
+	type result struct {
+		number int
+		err    error
+	}
+	results := make(chan result, len(s.carrier.gateways))
+	var posts sync.WaitGroup
+	defer posts.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	for _, g := range s.carrier.gateways {
-		err := g.post(ctx, "event", text)
-		if err == nil {
-			s.at(g.number)
+		posts.Go(func() { results <- result{g.number, g.post(ctx, "event", text)} })
+	}
+	last := ErrGone
+	for range s.carrier.gateways {
+		r := <-results
+		if r.err == nil {
+			s.at(r.number)
 			return nil
 		}
-		if !errors.Is(err, ErrGone) {
-			last = err
+		if !errors.Is(r.err, ErrGone) {
+			last = r.err
 		}
 	}
 	return last
@@ -623,11 +655,20 @@ func (s *Carried) at(number int) {
 	s.gateway, s.denied = number, nil
 }
 
-// sendClose has the gateway close the stream.
-func (s *Carried) sendClose() {
+// sendClose has the gateway close the stream, after the event of a frame if it is
+// not nil.
+func (s *Carried) sendClose(f *sse.Frame) {
 	ctx, cancel := s.begin()
 	defer cancel()
-	err := s.each(ctx, sendBody{Token: s.token, Close: true})
+	body := sendBody{Token: s.token, Close: true}
+	if f != nil {
+		body.Event = &sentEvent{Name: f.Name, Data: string(f.Payload()), ID: f.ID()}
+	}
+	start := time.Now()
+	err := s.each(ctx, body)
+	if f != nil {
+		s.carrier.opts.Wrote([]*sse.Frame{f}, start, err)
+	}
 	if err != nil && !errors.Is(err, ErrGone) {
 		s.fail(nil) // it is told later
 		return
@@ -667,13 +708,14 @@ func (e sentEvent) message() []byte {
 }
 
 // pieces returns the event of a frame, or several that together say the same if
-// it is longer than most bytes and has lines that can be told in several.
+// it is longer than most bytes and has lines. A line that is longer than that alone
+// is cut: the gateway would refuse it, however often its reader came back.
 func pieces(f *sse.Frame, most int) []sentEvent {
 	if !f.IsEvent() {
 		return []sentEvent{{ID: f.ID()}}
 	}
 	whole := sentEvent{Name: f.Name, Data: string(f.Payload()), ID: f.ID()}
-	if size(whole) <= most || f.Lines < 2 {
+	if size(whole) <= most || f.Lines < 1 {
 		return []sentEvent{whole}
 	}
 	parts, err := logs.SplitEvent(f.Payload(), func(part []byte) bool { return size(sentEvent{f.Name, string(part), f.ID()}) <= most })
@@ -834,10 +876,13 @@ func (g *remote) answered() {
 	}
 }
 
-// farewell notes that a stream is to be closed at the gateway.
-func (g *remote) farewell(token string) {
+// farewell notes that a stream is to be closed at the gateway. It reports false
+// when so many are that this one is left to the gateway, whose own write fails in
+// time.
+func (g *remote) farewell(token string) bool {
 	g.mu.Lock()
-	if len(g.goodbyes) < maxGoodbyes { // beyond, the gateway's own write fails in time
+	noted := len(g.goodbyes) < maxGoodbyes
+	if noted {
 		g.goodbyes[token] = struct{}{}
 	}
 	g.mu.Unlock()
@@ -845,6 +890,7 @@ func (g *remote) farewell(token string) {
 	case g.wakeup <- struct{}{}:
 	default:
 	}
+	return noted
 }
 
 // owed returns how many streams are still to be closed, while the gateway answers.
@@ -906,7 +952,9 @@ func (g *remote) look(ctx context.Context) {
 			streams := g.streams(0)
 			g.carrier.log.Error("a gateway does not answer; its streams are given up", "gateway", g.number, "streams", len(streams), "err", err)
 			for _, s := range streams {
-				s.fail(ErrLost)
+				if !s.elsewhere() {
+					s.fail(ErrLost)
+				}
 			}
 		}
 		return
@@ -1056,12 +1104,34 @@ func (g *remote) knows(ctx context.Context, s *Carried) (bool, error) {
 		}
 		s.denied[g.number] = true
 	}
-	over := s.gateway == g.number || s.gateway == 0 && len(s.denied) == len(g.carrier.gateways)
+	own, unknown := s.gateway == g.number, s.gateway == 0
 	s.mu.Unlock()
-	if over {
+	switch {
+	case own:
 		s.close(ErrGone, false)
+	case unknown && !s.elsewhere():
+		s.fail(ErrGone) // one that was lost may have it when it is back
 	}
 	return false, nil
+}
+
+// elsewhere reports whether a gateway may have the stream, of which it is not known
+// which one has: one that answers and was not asked yet.
+func (s *Carried) elsewhere() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.carrier.gateways {
+		if s.gateway == 0 && !s.denied[g.number] && !g.isLost() {
+			return true
+		}
+	}
+	return false
+}
+
+func (g *remote) isLost() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.lost
 }
 
 // sayGoodbyes closes what is to be closed, until the gateway does not answer; the

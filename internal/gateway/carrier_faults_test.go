@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"signalbox/internal/gateway"
+	"signalbox/internal/sse"
 )
 
 // young has streams asked about at once.
@@ -154,4 +156,104 @@ func TestCarrierMemoryDamaged(t *testing.T) {
 	eventually(t, "the closing", func() bool {
 		return a.got(`{"token":"one","close":true}`) && a.got(`{"token":"four","close":true}`)
 	})
+}
+
+// Of what was taken from the queue nothing more is sent also when the right ends
+// between two events.
+func TestCarrierExpelBetween(t *testing.T) {
+	a := newMoody(t)
+	var s *gateway.Carried
+	c, _, _ := carry(t, func(o *gateway.CarrierOptions) {
+		o.Wrote = func([]*sse.Frame, time.Time, error) { s.Expel(event(99)) }
+	}, a.url)
+	s = c.New("token", "r", 1, nil)
+	for n := range 5 {
+		s.Out().Offer(event(n))
+	}
+	own := newOwner()
+	if err := s.Begin(own); err != nil {
+		t.Fatal(err)
+	}
+	if err := own.end(t); err != nil {
+		t.Error(err)
+	}
+	if a.got(`"data":"1"`) || !a.got(`"data":"99"`) {
+		t.Errorf("%q", a.bodies)
+	}
+}
+
+// A gateway that is stuck, and one that is given up, harms no stream of another
+// gateway, though it is not known which one has it.
+func TestCarrierStuckWhileLooking(t *testing.T) {
+	a, b := newMoody(t), newMoody(t)
+	a.all = true
+	c, _, _ := carry(t, func(o *gateway.CarrierOptions) { o.Timeout = time.Hour }, a.url, b.url)
+	s, _ := begin(t, c, "token-1", 0)
+	idle, _ := begin(t, c, "token-2", 0)
+	_, lost := begin(t, c, "token-3", 1)
+	s.Out().Offer(event(1))
+	eventually(t, "the event", func() bool { return b.got(`"data":"1"`) })
+	if err := lost.end(t); !errors.Is(err, gateway.ErrLost) {
+		t.Error(err)
+	}
+	idle.Out().Offer(event(2))
+	eventually(t, "the event of the other", func() bool { return b.got(`"data":"2"`) })
+}
+
+// A stream that no gateway has which answers is over, though another does not.
+func TestCarrierNowhereThatAnswers(t *testing.T) {
+	a, b := newMoody(t), newMoody(t)
+	a.all, b.unknown = true, true
+	c, _, _ := carry(t, young, a.url, b.url)
+	_, lost := begin(t, c, "token-1", 1)
+	if err := lost.end(t); !errors.Is(err, gateway.ErrLost) {
+		t.Error(err)
+	}
+	_, own := begin(t, c, "token-2", 0)
+	if err := own.end(t); !errors.Is(err, gateway.ErrGone) {
+		t.Error(err)
+	}
+	a.free()
+	eventually(t, "the closing", func() bool { return a.got(`{"token":"token-2","close":true}`) })
+}
+
+// A line that no body has room for is cut. Its reader would come back for it for
+// ever, and never get past it.
+func TestCarrierCutsLine(t *testing.T) {
+	e := join(t, run(t, func(o *gateway.Options) { o.MaxBody = 100_000 }), nil)
+	c, s, _ := e.stream("r")
+	message := strings.Repeat(`"`, 32_000) // a line may have so many: 64 kB, and twice that in a body
+	payload, err := json.Marshal(map[string]any{"device_entity_id": "boiler", "logs": []any{map[string]string{"message": message}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := sse.Event("device-logs", "e-7", payload)
+	f.Lines = 1
+	s.Out().Offer(f)
+	s.Out().Offer(event(8))
+	got := c.until(text(8))
+	if !strings.Contains(got, "id: e-7\n") || !strings.Contains(got, strings.Repeat(`\"`, 10_000)) || !strings.Contains(got, `"truncated":true`) {
+		t.Errorf("%.200s", got)
+	}
+}
+
+// A callback that comes twice does not end the stream: its request id has been
+// taken over by the second before that begins.
+func TestCarrierTwiceTakenOver(t *testing.T) {
+	a := newMoody(t)
+	c, _, _ := carry(t, nil, a.url)
+	first, own := begin(t, c, "token", 1)
+	second := c.New("token", "r", 1, nil)
+	first.End(nil) // as the registry does
+	if err := own.end(t); err != nil {
+		t.Error(err)
+	}
+	if err := second.Begin(newOwner()); err != nil {
+		t.Fatal(err)
+	}
+	second.Out().Offer(event(2))
+	eventually(t, "the event", func() bool { return a.got(`"data":"2"`) })
+	if a.got("close") || len(c.Outboxes()) != 1 {
+		t.Errorf("%q", a.bodies)
+	}
 }

@@ -5,10 +5,13 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"signalbox/internal/fleet"
 )
 
 // PublisherOptions say where events are published. URL and Log are needed.
@@ -42,10 +45,12 @@ type publishing struct {
 	returned map[string]bool    // ids of messages that are waited for: whether no queue took them
 	gone     chan struct{}      // closed when it is no longer p.now
 	over     chan struct{}      // closed when nothing comes back any more
+	removals chan struct{}      // tokens: each takes a channel, of which RabbitMQ allows so many
 	settled  chan chan struct{} // what is sent here is closed once all that came back is in returned
 }
 
 const (
+	removalsAtOnce    = 32
 	patienceForBroker = 30 * time.Second       // that an event waits for a connection
 	unroutedPause     = 100 * time.Millisecond // before a message is tried again that no queue took
 )
@@ -70,8 +75,14 @@ func NewPublisher(o PublisherOptions) (*Publisher, error) {
 }
 
 // Bindings returns the routing keys that a gateway binds the queue of a request
-// id with.
-func (p *Publisher) Bindings(requestID string) []string { return []string{keyOf(requestID)} }
+// id with. Errors: fleet.Invalid for an id that would be a pattern of keys: its
+// queue would get what others are sent.
+func (p *Publisher) Bindings(requestID string) ([]string, error) {
+	if strings.ContainsAny(requestID, "*#") {
+		return nil, fleet.E(fleet.Invalid, nil, "Invalid request_id format")
+	}
+	return []string{keyOf(requestID)}, nil
+}
 
 func keyOf(requestID string) string { return "connection." + requestID }
 
@@ -109,7 +120,7 @@ func (p *Publisher) dial(ctx context.Context) (*publishing, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &publishing{conn: conn, returned: map[string]bool{}, settled: make(chan chan struct{}), gone: make(chan struct{})}
+	s := &publishing{conn: conn, returned: map[string]bool{}, settled: make(chan chan struct{}), gone: make(chan struct{}), removals: make(chan struct{}, removalsAtOnce)}
 	if s.channel, err = conn.Channel(); err == nil {
 		if err = s.channel.ExchangeDeclare(p.exchange, amqp.ExchangeTopic, !p.opts.AutoDelete, p.opts.AutoDelete, false, false, nil); err == nil {
 			err = s.channel.Confirm(false)
@@ -300,9 +311,20 @@ func (p *Publisher) Forget(ctx context.Context, requestID string) error {
 	if p.opts.Prefix != "" {
 		names = append(names, p.opts.Prefix+"."+names[0])
 	}
+	select {
+	case s.removals <- struct{}{}:
+	case <-s.gone:
+		return errNoBroker
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	// The library waits for an answer for as long as the connection lives.
 	done := make(chan error, 1)
-	if err := s.run(func() { done <- s.remove(names) }); err != nil {
+	err := s.run(func() {
+		defer func() { <-s.removals }()
+		done <- s.remove(names)
+	})
+	if err != nil {
 		return err
 	}
 	select {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -97,8 +98,8 @@ func TestPublisher(t *testing.T) {
 	t.Run("order, and no more than its own", func(t *testing.T) {
 		p, _ := publisherAt(t, broker.URL(), "")
 		connected(t, p, true)
-		_, a := queue(t, "sse.events", "sse.conn.a", p.Bindings("a")[0])
-		_, b := queue(t, "sse.events", "sse.conn.b", p.Bindings("b")[0])
+		_, a := queue(t, "sse.events", "sse.conn.a", keyOf("a"))
+		_, b := queue(t, "sse.events", "sse.conn.b", keyOf("b"))
 		for n := range 100 {
 			for _, id := range []string{"a", "b"} {
 				if err := p.publish(t.Context(), nil, id, event(n)); err != nil {
@@ -263,6 +264,19 @@ func TestPublisher(t *testing.T) {
 type dam struct {
 	addr string
 	shut atomic.Bool
+
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+// cut ends the connections that there are.
+func (d *dam) cut() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, c := range d.conns {
+		c.Close()
+	}
+	d.conns = nil
 }
 
 func newDam(t *testing.T, to string) *dam {
@@ -273,7 +287,6 @@ func newDam(t *testing.T, to string) *dam {
 	}
 	d := &dam{addr: l.Addr().String()}
 	done := make(chan struct{})
-	var conns []net.Conn
 	ended := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -287,7 +300,9 @@ func newDam(t *testing.T, to string) *dam {
 				in.Close()
 				continue
 			}
-			conns = append(conns, in, out)
+			d.mu.Lock()
+			d.conns = append(d.conns, in, out)
+			d.mu.Unlock()
 			go func() { _, _ = io.Copy(in, out) }()
 			go func() {
 				b := make([]byte, 4096)
@@ -312,9 +327,7 @@ func newDam(t *testing.T, to string) *dam {
 		close(ended)
 		l.Close()
 		<-done
-		for _, c := range conns {
-			c.Close()
-		}
+		d.cut()
 	})
 	return d
 }

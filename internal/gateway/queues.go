@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -92,9 +93,10 @@ type session struct {
 	channel *amqp.Channel // for deliveries
 	setup   *amqp.Channel // for declarations, since a mistake in one closes the channel
 
-	mu     sync.Mutex
-	closed bool
-	parts  sync.WaitGroup
+	mu      sync.Mutex
+	closed  bool
+	parts   sync.WaitGroup
+	reading map[string]chan struct{} // by queue that is read; closed when it is not any more
 }
 
 // run keeps a connection to RabbitMQ until ctx ends.
@@ -167,7 +169,7 @@ func (q *Queues) dial(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{queues: q, conn: conn}
+	s := &session{queues: q, conn: conn, reading: map[string]chan struct{}{}}
 	s.ctx, s.over = context.WithCancel(context.Background())
 	if s.channel, err = conn.Channel(); err == nil {
 		if err = s.channel.Qos(prefetch, 0, false); err == nil {
@@ -268,14 +270,21 @@ type binding struct {
 	keys       []string
 
 	mu       sync.Mutex
-	session  *session // that it is read in
+	session  *session           // that it is read in
+	stop     context.CancelFunc // ends the waiting for room in the stream
 	released bool
+
+	// Ids of the messages that were written last, as many as may be under way: what
+	// RabbitMQ delivers once more, since the ack of it was lost, is not written again.
+	// Only the pump of the session looks at it, and there is one at a time.
+	written [prefetch]string
+	next    int
 }
 
 var errNoBroker = errors.New("there is no connection to RabbitMQ")
 
 // bind gives a connection the queue of a request id, bound with the keys. A
-// connection that had the queue before reads it no longer.
+// connection that had the queue before is ended.
 func (q *Queues) bind(c *connection, id string, keys []string) error {
 	b := &binding{queues: q, connection: c, queue: q.prefix + "sse.conn." + id, keys: keys}
 	c.mu.Lock()
@@ -289,7 +298,11 @@ func (q *Queues) bind(c *connection, id string, keys []string) error {
 	}
 	q.mu.Lock()
 	old, s := q.bound[b.queue], q.now
-	if s != nil {
+	switch {
+	case b.isReleased(): // it ended meanwhile
+		q.mu.Unlock()
+		return nil
+	case s != nil:
 		q.bound[b.queue] = b
 	}
 	q.mu.Unlock()
@@ -297,7 +310,9 @@ func (q *Queues) bind(c *connection, id string, keys []string) error {
 		return errNoBroker
 	}
 	if old != nil {
-		old.release()
+		// What it had not written goes back into the queue, before the rest. It would
+		// get nothing any more, and its client would not know.
+		old.connection.fail()
 	}
 	q.start(s, b)
 	return nil
@@ -318,6 +333,17 @@ func (q *Queues) start(s *session, b *binding) {
 // was done, or is not wanted any more.
 func (s *session) consume(b *binding) (started bool, err error) {
 	s.rpc.Lock()
+	for before := s.readingOf(b.queue); before != nil; before = s.readingOf(b.queue) {
+		// What its reader before has not written goes back first: behind what
+		// was read in between it would be out of order.
+		s.rpc.Unlock()
+		select {
+		case <-before:
+		case <-s.ctx.Done():
+			return false, nil // it is started again in the next session
+		}
+		s.rpc.Lock()
+	}
 	defer s.rpc.Unlock()
 	b.mu.Lock()
 	not := b.released || b.session == s
@@ -326,9 +352,11 @@ func (s *session) consume(b *binding) (started bool, err error) {
 		return false, nil
 	}
 	if s.setup.IsClosed() { // by the mistake of another queue
-		if s.setup, err = s.conn.Channel(); err != nil {
+		setup, err := s.conn.Channel()
+		if err != nil {
 			return false, err
 		}
+		s.setup = setup
 	}
 	q := s.queues
 	if q.opts.AutoDelete { // it may have gone with its last queue
@@ -350,27 +378,54 @@ func (s *session) consume(b *binding) (started bool, err error) {
 	}
 	b.mu.Lock()
 	b.session = s
+	ctx, stop := context.WithCancel(s.ctx)
+	b.stop = stop
 	released := b.released
+	if released {
+		stop()
+	}
 	b.mu.Unlock()
-	s.run(func() { b.pump(s, deliveries) })
+	done := make(chan struct{})
+	s.mu.Lock()
+	s.reading[b.queue] = done
+	s.mu.Unlock()
+	s.run(func() {
+		defer stop()
+		b.pump(ctx, s, deliveries)
+		s.mu.Lock()
+		delete(s.reading, b.queue)
+		s.mu.Unlock()
+		close(done)
+	})
 	if released { // meanwhile
 		return false, s.channel.Cancel(b.connection.token, false)
 	}
 	return true, nil
 }
 
+// readingOf returns what is closed when a queue is not read any more, nil if it is
+// not.
+func (s *session) readingOf(queue string) chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reading[queue]
+}
+
 // release stops the reading of the queue, soon.
 func (b *binding) release() {
 	q := b.queues
-	q.mu.Lock()
+	b.mu.Lock()
+	s, first := b.session, !b.released
+	b.released = true
+	if b.stop != nil {
+		b.stop()
+	}
+	b.mu.Unlock()
+	q.mu.Lock() // after that: bind looks at it before it enters b
 	if q.bound[b.queue] == b {
 		delete(q.bound, b.queue)
 	}
 	q.mu.Unlock()
-	b.mu.Lock()
-	s, first := b.session, !b.released
-	b.released = true
-	b.mu.Unlock()
 	if s == nil || !first {
 		return
 	}
@@ -391,16 +446,20 @@ func (b *binding) isReleased() bool {
 
 // pump writes what is in the queue to the stream. It waits for a slow reader:
 // what does not fit stays in the queue.
-func (b *binding) pump(s *session, deliveries <-chan amqp.Delivery) {
+func (b *binding) pump(ctx context.Context, s *session, deliveries <-chan amqp.Delivery) {
 	for d := range deliveries {
 		result, err := "success", error(nil)
 		switch frame, ok := message(d.Body); {
 		case !ok:
 			result, err = "invalid", d.Nack(false, false)
 			b.queues.opts.Log.Warn("a message has no form on a stream", "queue", b.queue, "bytes", len(d.Body))
-		case b.isReleased() || !b.connection.deliver(s.ctx, frame):
+		case d.Redelivered && d.MessageId != "" && slices.Contains(b.written[:], d.MessageId):
+			result, err = "repeated", d.Ack(false)
+		case b.isReleased() || !b.connection.deliver(ctx, frame):
 			result, err = "returned", d.Nack(false, true)
 		default:
+			b.written[b.next] = d.MessageId
+			b.next = (b.next + 1) % prefetch
 			err = d.Ack(false)
 		}
 		if err != nil {

@@ -100,11 +100,11 @@ func New(o Options) *Server {
 // streams have ended: within Grace and a second.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.backend.close()
-	var parts sync.WaitGroup
+	var parts, reading sync.WaitGroup
 	queues, stopQueues := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopQueues()
 	if s.opts.Queues != nil {
-		parts.Go(func() { s.opts.Queues.run(queues) })
+		reading.Go(func() { s.opts.Queues.run(queues) })
 	}
 	streams, stopStreams := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopStreams()
@@ -122,14 +122,16 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	s.log.Info("closing streams", "streams", len(open))
-	stopQueues() // what was not delivered stays in the queues
-	parts.Wait()
+	// What is not delivered stays in the queues. A RabbitMQ that hangs keeps nobody
+	// from being told.
+	stopQueues()
 	for _, c := range open {
 		parts.Go(func() { c.leave() })
 	}
 	parts.Wait()
 	stopStreams()
 	err := <-drained
+	reading.Wait()
 
 	s.mu.Lock()
 	s.shut = true

@@ -3,6 +3,7 @@ package logs_test
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 
 	"signalbox/internal/fleet"
@@ -67,6 +68,11 @@ func TestSplitEvent(t *testing.T) {
 	f(1000, 5000, false, false)
 	f(1000, 5000, true, true)
 	f(7, 1<<20, true, true)
+	long := `{"logs":[{"message":"a"},{"@timestamp":"t","x":"` + strings.Repeat("x", 1000) + `","message":"b` + strings.Repeat("€", 1000) + `"}],"lines":2}`
+	parts, err := logs.SplitEvent([]byte(long), func(part []byte) bool { return len(part) <= 500 })
+	if err != nil || len(parts) != 2 || len(parts[1]) > 500 || len(parts[1]) < 300 || !strings.Contains(string(parts[1]), `{"@timestamp":"t","message":"b€€€`) || !strings.Contains(string(parts[1]), `€","truncated":true}`) {
+		t.Errorf("%v %q", err, parts)
+	}
 	for _, bad := range []string{``, `[]`, `{}`, `{"logs":[]}`, `{"logs":{}}`, `{"logs":[1],"meta":[]}`, `{"logs":[1],"indices":[1,2]}`, `{"logs":[1],"indices":"x"}`} {
 		if _, err := logs.SplitEvent([]byte(bad), func([]byte) bool { return false }); fleet.KindOf(err) != fleet.Invalid || err == nil {
 			t.Errorf("%s: %v", bad, err)

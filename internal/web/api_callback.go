@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -166,7 +167,7 @@ func (s *Server) requestOf(ctx context.Context, c gatewayCallback) (*http.Reques
 // beginCarried finds out who asks with q, of which r is the callback, and begins the
 // stream.
 func (s *Server) beginCarried(q, r *http.Request, token string) (*stream.Connection, []string, error) {
-	if s.crossOrigin.Check(q) != nil {
+	if !s.readableFrom(q) {
 		return nil, nil, errCrossOrigin
 	}
 	who, err := s.identify(discard{}, q, true)
@@ -193,6 +194,18 @@ func (s *Server) beginCarried(q, r *http.Request, token string) (*stream.Connect
 		return nil, nil, err
 	}
 	return reading.conn, bindings, nil
+}
+
+// readableFrom reports whether the page that asked, if one did, may read the answer.
+// A gateway says of all its answers that every page may (CORS), so that it is up to
+// us; where nobody logs in, any page could follow what goes on here.
+func (s *Server) readableFrom(q *http.Request) bool {
+	if s.ownProof(q) || slices.Contains(s.origins, "*") {
+		return true
+	}
+	strict := q.Clone(q.Context())
+	strict.Method = http.MethodPost // of one that only reads it is not asked where it comes from
+	return s.crossOrigin.Check(strict) == nil
 }
 
 // discard is for an answer that nobody gets.

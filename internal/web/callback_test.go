@@ -329,3 +329,30 @@ func FuzzCallback(f *testing.F) {
 		}
 	})
 }
+
+// A page of another site may not read a stream through a gateway, which itself
+// would let every page, also where nobody logs in.
+func TestCallbackOtherPages(t *testing.T) {
+	var g *gateways
+	s := newSite(t, func(o *web.Options) {
+		g, _ = carried(t, o)
+		o.CORSOrigins = []string{"https://friend.example"}
+	})
+	n := 0
+	f := func(status int, headers ...string) {
+		t.Helper()
+		n++
+		id := fmt.Sprint("r", n)
+		if res := s.callback(connecting("token-"+id, "/x?request_id="+id, headers...)); res.Code != status || strings.Contains(" "+g.tokens()+" ", " token-"+id+" ") != (status == 200) {
+			t.Errorf("%q: %d %s", headers, res.Code, res.Body)
+		}
+	}
+	f(200)
+	f(200, "origin", "http://localhost")
+	f(200, "sec-fetch-site", "same-origin")
+	f(200, "sec-fetch-site", "cross-site", "origin", "https://friend.example")
+	f(403, "sec-fetch-site", "cross-site", "origin", "https://evil.example")
+	f(403, "sec-fetch-site", "same-site", "origin", "http://localhost:3100")
+	f(403, "origin", "https://evil.example")
+	f(403, "origin", "https://evil.example", "authorization", "Bearer x") // no proof where nobody logs in
+}
