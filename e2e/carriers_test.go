@@ -69,7 +69,7 @@ func eachCarrier(t *testing.T, f func(t *testing.T, c *carried)) {
 					g.env[4] = "CALLBACK_URL=" + c.url("/api/sse/callback")
 				}
 				g.launch()
-				c.streams = g.addr // of the last
+				c.streams = "http://" + g.addr // of the last
 			}
 			c.launch()
 			f(t, c)
@@ -193,6 +193,18 @@ func TestCarriersLossD26(t *testing.T) {
 	eachCarrier(t, func(t *testing.T, c *carried) {
 		d, silent := c.device("boiler"), c.device("cellar")
 		readers := []*reader{c.follow("a", d), c.follow("b", d), c.follow("quiet", silent)}
+		quiet := readers[2]
+		// With two gateways all happens to the last, and the stream of the first neither
+		// ends nor waits for that.
+		var bystanders []*reader
+		if len(c.gateways) == 2 {
+			r := c.newReader("bystander", d)
+			r.at = "http://" + c.gateways[0].addr
+			r.start()
+			r.wait("its device is followed", func() bool { return r.live })
+			bystanders = append(bystanders, r)
+			readers = append(readers, r)
+		}
 		// A stream has a place to go on from before it has had a line. This comes after
 		// it.
 		if a := c.inside("POST", "/internal/rotation-nudge"); a.status != http.StatusOK {
@@ -201,7 +213,6 @@ func TestCarriersLossD26(t *testing.T) {
 		for _, r := range readers {
 			r.wait("a nudge", func() bool { return r.counts["rotation-updated"] > 0 })
 		}
-		quiet := readers[2]
 		said := 0
 		talker := c.talk(d, 20*time.Millisecond, 2, true)
 		again := func(what string, do func()) {
@@ -227,6 +238,11 @@ func TestCarriersLossD26(t *testing.T) {
 		})
 		if len(c.gateways) > 0 {
 			g := c.gateways[len(c.gateways)-1]
+			for _, r := range bystanders {
+				r.mu.Lock()
+				r.opened = 0 // from now on it is not opened
+				r.mu.Unlock()
+			}
 			again("a kill of the gateway", func() {
 				g.kill()
 				said = 3
@@ -242,8 +258,12 @@ func TestCarriersLossD26(t *testing.T) {
 			})
 			again("a gateway that stands still", func() {
 				g.signal(syscall.SIGSTOP)
-				eventually(t, "its streams are given up", func() bool { return c.metric("sse_gateway_active_connections") == 0 })
+				eventually(t, "its streams are given up", func() bool { return c.metric("sse_gateway_active_connections") == float64(len(bystanders)) })
 				c.want(http.StatusOK, "GET", "/api/devices", nil) // nobody else waits
+				_, _, sent := talker.state()
+				for _, r := range bystanders {
+					r.waitFor(d, sent)
+				}
 				g.signal(syscall.SIGCONT)
 			})
 		}
@@ -252,6 +272,9 @@ func TestCarriersLossD26(t *testing.T) {
 		}
 		talker.stop()
 		quiet.waitFor(silent, said)
+		for _, r := range bystanders {
+			r.wait("it was not opened again", func() bool { return r.opened == 0 })
+		}
 		for _, r := range readers {
 			if r != quiet {
 				talker.checkHeard(r)

@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,6 +23,7 @@ type reader struct {
 	requestID string
 	devices   []device
 	http      *http.Client
+	at        string // base URL of where it opens its streams
 	valve     valve
 	cancel    context.CancelFunc
 	ended     sync.WaitGroup
@@ -69,7 +71,7 @@ type batch struct {
 // newReader returns a reader that is not connected.
 func (s *server) newReader(requestID string, devices ...device) *reader {
 	r := &reader{
-		s: s, requestID: requestID, devices: devices, changed: make(chan struct{}),
+		s: s, requestID: requestID, devices: devices, at: cmp.Or(s.streams, s.url("")), changed: make(chan struct{}),
 		lines: map[int64][]line{}, gaps: map[int64][]gap{}, counts: map[string]int{}, entity: map[int64]string{}, ids: map[string]struct{}{},
 	}
 	r.valve.flow()
@@ -119,7 +121,7 @@ func (r *reader) session(ctx context.Context) {
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	defer cancel()
-	q, err := http.NewRequestWithContext(ctx, "GET", r.s.streamURL(r.requestID), nil)
+	q, err := http.NewRequestWithContext(ctx, "GET", r.at+streamPath(r.requestID), nil)
 	if err != nil {
 		panic(err) // not with these URLs
 	}

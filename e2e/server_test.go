@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,7 +38,7 @@ type server struct {
 	log      string // the file with the program's output, of all its lives
 
 	api, internal, mqtt string // host:port
-	streams             string // host:port of where readers open streams; "" is api
+	streams             string // base URL of where readers open streams; "" is that of the API
 
 	http *http.Client
 
@@ -189,11 +190,11 @@ func (s *server) url(path string) string {
 
 // streamURL returns where a stream with a request id is opened.
 func (s *server) streamURL(requestID string) string {
-	u := "/api/sse/stream?request_id=" + url.QueryEscape(requestID)
-	if s.streams != "" {
-		return "http://" + s.streams + u
-	}
-	return s.url(u)
+	return cmp.Or(s.streams, s.url("")) + streamPath(requestID)
+}
+
+func streamPath(requestID string) string {
+	return "/api/sse/stream?request_id=" + url.QueryEscape(requestID)
 }
 
 // reply is the answer to a request.
