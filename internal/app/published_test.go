@@ -24,7 +24,7 @@ func TestPublished(t *testing.T) {
 	one := p.by("one", publish(func(string) error { return nil }))
 	two := p.by("two", publish(func(string) error { return full }))
 	for _, topic := range []string{"iotsupport/updates/config", "iotsupport/iotdevice-a-1/rotation", "iotsupport/iotdevice-a-2/rotation", "iotsupport/updates/x"} {
-		if one.Publish(t.Context(), topic, 1, false, nil) != nil || two.Publish(t.Context(), topic, 1, false, nil) != full {
+		if one.Publish(t.Context(), topic, 1, false, nil) != nil || !errors.Is(two.Publish(t.Context(), topic, 1, false, nil), full) {
 			t.Errorf("%s: another error", topic)
 		}
 	}
