@@ -280,7 +280,7 @@ func TestRejected(t *testing.T) {
 	s := start(t)
 	for _, id := range []string{"", "a:b", "%20", "%C3%A4", strings.Repeat("x", 129)} {
 		r := s.want(200, "GET", "/api/sse/stream?request_id="+id, nil)
-		want := "event: rejected\ndata: {\"message\":\"Bad Request\",\"status\":400}\n\n"
+		want := "event: rejected\ndata: {\"status\":400,\"message\":\"Bad Request\"}\n\n"
 		if got := string(r.body); got != want || r.header.Get("Content-Type") != "text/event-stream" {
 			t.Errorf("request_id %q: %q as %s, want %q", id, got, r.header.Get("Content-Type"), want)
 		}

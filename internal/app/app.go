@@ -253,6 +253,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 			return nil, err
 		}
 		a.onClose(source.Close)
+		health.Admits = server.Admits
 		sources = append(sources, unit{"embedded MQTT broker", func(ctx context.Context) error { return ingest.Run(ctx, source) }})
 		log.Info("MQTT broker listens", "address", cfg.MQTTListen)
 	}

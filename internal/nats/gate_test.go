@@ -114,13 +114,7 @@ func (b *broker) run(o nats.ServerOptions) (close func()) {
 		server.Close()
 	})
 	t.Cleanup(close)
-	b.await("the broker to open", func() bool {
-		c, err := b.try("opener", "secret of opener", "opener", nil)
-		if err == nil {
-			c.Disconnect(100)
-		}
-		return err == nil
-	})
+	b.await("the broker to open", b.server.Admits)
 	return close
 }
 

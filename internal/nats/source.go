@@ -94,6 +94,10 @@ func (s *Source) claim(ctx context.Context) error {
 	return s.conn.FlushWithContext(ctx)
 }
 
+// Admits reports whether clients are let in by the MQTT listener: from when a Source
+// runs, so that nothing is acknowledged that nobody takes.
+func (s *Server) Admits() bool { return s.gate.open.Load() }
+
 // Run implements logs.Source.
 func (s *Source) Run(ctx context.Context, handle func(logs.Message)) error {
 	s.server.gate.open.Store(true)

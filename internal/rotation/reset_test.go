@@ -249,9 +249,7 @@ func TestRevoked(t *testing.T) {
 		if err := r.runner.Hold(t.Context(), d.id); err != nil {
 			t.Fatal(err)
 		}
-		r.mu.Lock()
-		told := r.told[d.id]
-		r.mu.Unlock()
+		told := r.toldOf(d.id)
 		if queued, err := r.runner.Queue(t.Context(), d.id, true, true, rotation.Ask{}); queued || err == nil || fleet.KindOf(err) != fleet.Invalid {
 			t.Errorf("queued: %v, %v", queued, err)
 		}
@@ -304,7 +302,7 @@ func TestRevokedUnnoticed(t *testing.T) {
 		r.broke = nil
 		r.mu.Unlock()
 		time.Sleep(time.Minute)
-		if d.is(fleet.RotationQueued, rotation.Offered); r.told[d.id] > 0 {
+		if d.is(fleet.RotationQueued, rotation.Offered); r.toldOf(d.id) > 0 {
 			t.Error("it was told")
 		}
 		d.revoke(false)

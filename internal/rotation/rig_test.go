@@ -470,12 +470,17 @@ func (d *sim) record() rotation.Record {
 	return rec
 }
 
+// toldOf returns how often a device was told.
+func (r *rig) toldOf(device int64) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.told[device]
+}
+
 // live is what a device does in a second: it logs in, asks for its secret when it
 // was told to, logs in again, and asks for its config.
 func (d *sim) live() {
-	d.r.mu.Lock()
-	told := d.r.told[d.id] > 0
-	d.r.mu.Unlock()
+	told := d.r.toldOf(d.id) > 0
 	if !d.login() {
 		return
 	}

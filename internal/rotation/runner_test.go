@@ -348,11 +348,11 @@ func TestStuck(t *testing.T) {
 		if err := r.runner.Retry(t.Context(), d.id); err != nil {
 			t.Fatal(err)
 		}
-		if rec = d.record(); rec.Stuck || rec.Tries != 0 || !rec.TodoAt.IsZero() || r.told[d.id] != 1 {
-			t.Errorf("%+v, told %d times", rec, r.told[d.id])
+		if rec = d.record(); rec.Stuck || rec.Tries != 0 || !rec.TodoAt.IsZero() || r.toldOf(d.id) != 1 {
+			t.Errorf("%+v, told %d times", rec, r.toldOf(d.id))
 		}
-		if err := r.runner.Remind(t.Context(), d.id); err != nil || r.told[d.id] != 2 { // it came back to the broker
-			t.Errorf("%v, told %d times", err, r.told[d.id])
+		if err := r.runner.Remind(t.Context(), d.id); err != nil || r.toldOf(d.id) != 2 { // it came back to the broker
+			t.Errorf("%v, told %d times", err, r.toldOf(d.id))
 		}
 	})
 }

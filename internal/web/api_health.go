@@ -21,6 +21,9 @@ type Health struct {
 	// there is none. It is shown, and does not make the program unready: what
 	// devices send then waits at the broker.
 	Broker func() bool
+	// Admits reports whether the embedded MQTT broker lets devices in; nil if there
+	// is none.
+	Admits func() bool
 	// Provider reports whether the identity provider was found; nil if there is
 	// none. Until then nobody can be let in.
 	Provider func() bool
@@ -73,6 +76,11 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
 			gateway["error"] = "no gateway answers"
 		}
 		body["sse_gateway"], ready = gateway, ready && up
+		body["ready"] = ready
+	}
+	if s.health.Admits != nil {
+		admits := s.health.Admits()
+		body["broker"], ready = map[string]any{"ok": admits}, ready && admits
 		body["ready"] = ready
 	}
 	if s.health.Provider != nil {
