@@ -142,22 +142,24 @@ func TestQueues(t *testing.T) {
 
 	t.Run("order of setting up", func(t *testing.T) {
 		w := begin(t, "", false, `["broadcast"]`)
-		answer := ""
-		w.backend.does(func(rw http.ResponseWriter, c callback) {
-			if c.Action == "connect" {
-				if got := w.send(`{"token":"` + c.Token + `","event":{"data":"before"}}`); got != `200 {"status":"buffered"}` {
-					t.Error(got)
+		answers := func(answer string) {
+			w.backend.does(func(rw http.ResponseWriter, c callback) {
+				if c.Action == "connect" {
+					if got := w.send(`{"token":"` + c.Token + `","event":{"data":"before"}}`); got != `200 {"status":"buffered"}` {
+						t.Error(got)
+					}
 				}
-			}
-			_, _ = io.WriteString(rw, answer)
-		})
-		answer = `{"request_id":"r20","bindings":["connection.r20"]}`
+				_, _ = io.WriteString(rw, answer)
+			})
+		}
+		answers(`{"request_id":"r20","bindings":["connection.r20"]}`)
 		c := w.dial("/").answered()
 		c.want("data: before\n\nevent: ready\ndata:\n\n")
 		publish(t, "sse.events", "connection.r20", `{"data":"x"}`) // which fails if no queue takes it
 		c.want("data: x\n\n")
 		// Without both there is no queue, and nothing to wait for.
-		for _, answer = range []string{"{}", `{"request_id":"r21"}`, `{"bindings":["broadcast"]}`, `{"request_id":"","bindings":["broadcast"]}`, `{"request_id":"r21","bindings":null}`, "["} {
+		for _, answer := range []string{"{}", `{"request_id":"r21"}`, `{"bindings":["broadcast"]}`, `{"request_id":"","bindings":["broadcast"]}`, `{"request_id":"r21","bindings":null}`, "["} {
+			answers(answer)
 			c := w.dial("/").answered()
 			c.want("data: before\n\nevent: ready\ndata:\n\n")
 			c.conn.Close()
