@@ -111,7 +111,7 @@ func (c *connection) begin(w http.ResponseWriter, r *http.Request, v verdict) {
 		s.all.Go(func() {
 			if err := s.opts.Queues.bind(c, v.RequestID, v.Bindings); err != nil {
 				s.log.Error("a stream got no queue", "request_id", v.RequestID, "err", err)
-				c.fail()
+				c.giveUp()
 			}
 		})
 	default:
@@ -190,11 +190,24 @@ func (c *connection) leave() {
 
 // fail ends the connection because something cannot be written.
 func (c *connection) fail() {
+	c.drop()
+	c.stream.Cut()
+}
+
+// giveUp ends the connection because there is nothing to come. Its answer may not have
+// begun yet; it is whole, as a proxy would make an error of it otherwise, with which a
+// browser does not come back.
+func (c *connection) giveUp() {
+	c.drop()
+	c.stream.End(nil)
+}
+
+// drop takes the connection out of every list, and has the backend told.
+func (c *connection) drop() {
 	// One that the backend is still being asked about tells it in begin.
 	if first, open := c.finish(); first && open {
 		c.server.all.Go(func() { c.tell(failed) })
 	}
-	c.stream.Cut()
 }
 
 // end takes the connection out of every list. It reports true the first time:

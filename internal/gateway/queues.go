@@ -323,7 +323,7 @@ func (q *Queues) start(s *session, b *binding) {
 	switch started, err := s.consume(b); {
 	case err != nil:
 		q.opts.Log.Error("a stream got no queue", "queue", b.queue, "err", err)
-		b.connection.fail()
+		b.connection.giveUp()
 	case started:
 		b.connection.ready()
 	}
