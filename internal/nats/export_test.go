@@ -18,3 +18,10 @@ func (s *Server) CutOutlet() {
 		}
 	}
 }
+
+// Connected reports whether the broker has a connection of an MQTT client. One that
+// has gone may be there for a while yet.
+func (s *Server) Connected(clientID string) bool {
+	z, err := s.nats.Connz(&server.ConnzOptions{MQTTClient: clientID, State: server.ConnOpen})
+	return err != nil || len(z.Conns) > 0
+}
