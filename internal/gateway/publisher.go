@@ -95,22 +95,7 @@ func (p *Publisher) Connected() bool {
 
 // Run keeps a connection to RabbitMQ until ctx ends.
 func (p *Publisher) Run(ctx context.Context) error {
-	delay := firstReconnect
-	for ctx.Err() == nil {
-		s, err := p.dial(ctx)
-		if err != nil {
-			p.opts.Log.Warn("RabbitMQ was not reached", "err", err, "again_in", delay.String())
-			select {
-			case <-ctx.Done():
-			case <-time.After(delay):
-			}
-			delay = min(2*delay, lastReconnect)
-			continue
-		}
-		delay = firstReconnect
-		p.opts.Log.Info("connected to RabbitMQ")
-		p.hold(ctx, s)
-	}
+	stayConnected(ctx, p.opts.Log, p.dial, p.hold)
 	return nil
 }
 

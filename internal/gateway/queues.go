@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
-	"net"
 	"slices"
 	"sync"
 	"time"
@@ -100,24 +99,7 @@ type session struct {
 }
 
 // run keeps a connection to RabbitMQ until ctx ends.
-func (q *Queues) run(ctx context.Context) {
-	delay := firstReconnect
-	for ctx.Err() == nil {
-		s, err := q.dial(ctx)
-		if err != nil {
-			q.opts.Log.Warn("RabbitMQ was not reached", "err", err, "again_in", delay.String())
-			select {
-			case <-ctx.Done():
-			case <-time.After(delay):
-			}
-			delay = min(2*delay, lastReconnect)
-			continue
-		}
-		delay = firstReconnect
-		q.opts.Log.Info("connected to RabbitMQ")
-		q.hold(ctx, s)
-	}
-}
+func (q *Queues) run(ctx context.Context) { stayConnected(ctx, q.opts.Log, q.dial, q.hold) }
 
 // hold uses a session until it is lost or ctx ends.
 func (q *Queues) hold(ctx context.Context, s *session) {
@@ -184,55 +166,6 @@ func (q *Queues) dial(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	return s, nil
-}
-
-// broker is a connection to RabbitMQ.
-type broker struct {
-	*amqp.Connection
-	socket net.Conn
-}
-
-// leave closes the connection. It waits for RabbitMQ's consent, but not for long: the
-// deadline that the library knows moves on with every heartbeat that comes.
-func (b *broker) leave() {
-	late := time.AfterFunc(brokerTimeout, func() { _ = b.socket.Close() }) // it is of no use any more
-	defer late.Stop()
-	_ = b.CloseDeadline(time.Now().Add(brokerTimeout)) // lost, as often as not
-}
-
-// dialBroker connects to RabbitMQ under a name.
-func dialBroker(ctx context.Context, url, name string) (*broker, error) {
-	b := new(broker)
-	var err error
-	b.Connection, err = amqp.DialConfig(url, amqp.Config{
-		Heartbeat:  brokerBeat,
-		Properties: amqp.Table{"connection_name": name},
-		Dial: func(network, addr string) (net.Conn, error) {
-			d := net.Dialer{Timeout: brokerTimeout}
-			c, err := d.DialContext(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			b.socket = c
-			return &brokerConn{c}, c.SetDeadline(time.Now().Add(brokerTimeout)) // of the handshake
-		},
-	})
-	if err != nil {
-		return nil, err
-	}
-	return b, nil
-}
-
-// brokerConn is a connection to RabbitMQ whose writes take a bounded time. RabbitMQ
-// stops reading when it is short of memory or disk, and the library would wait for
-// ever, with everything else that wants to write.
-type brokerConn struct{ net.Conn }
-
-func (c *brokerConn) Write(b []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(brokerTimeout)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Write(b)
 }
 
 // declare declares the exchange.
