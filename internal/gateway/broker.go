@@ -2,12 +2,28 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
+
+// checkBroker checks a URL of RabbitMQ. Its error says nothing of the URL, which holds
+// a password.
+func checkBroker(url string) error {
+	if _, err := amqp.ParseURI(url); err != nil {
+		return errors.New("RABBITMQ_URL must be an AMQP URL such as amqp://user:password@host:5672/")
+	}
+	return nil
+}
+
+// declareExchange declares the exchange of the events: both ends do, whichever comes
+// first, and RabbitMQ refuses the second if it is another one.
+func declareExchange(ch *amqp.Channel, name string, autoDelete bool) error {
+	return ch.ExchangeDeclare(name, amqp.ExchangeTopic, !autoDelete, autoDelete, false, false, nil)
+}
 
 // stayConnected dials RabbitMQ and has hold use what that gives until it is lost,
 // over and over until ctx ends.

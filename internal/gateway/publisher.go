@@ -64,8 +64,8 @@ var errSilenced = errors.New("gateway: the stream was replaced")
 // NewPublisher returns a Publisher without a connection. Its error says nothing of
 // the URL, which holds a password.
 func NewPublisher(o PublisherOptions) (*Publisher, error) {
-	if _, err := amqp.ParseURI(o.URL); err != nil {
-		return nil, errors.New("RABBITMQ_URL must be an AMQP URL such as amqp://user:password@host:5672/")
+	if err := checkBroker(o.URL); err != nil {
+		return nil, err
 	}
 	p := &Publisher{opts: o, exchange: "sse.events", ready: make(chan struct{})}
 	if o.Prefix != "" {
@@ -107,7 +107,7 @@ func (p *Publisher) dial(ctx context.Context) (*publishing, error) {
 	}
 	s := &publishing{conn: conn, returned: map[string]bool{}, settled: make(chan chan struct{}), gone: make(chan struct{}), removals: make(chan struct{}, removalsAtOnce)}
 	if s.channel, err = conn.Channel(); err == nil {
-		if err = s.channel.ExchangeDeclare(p.exchange, amqp.ExchangeTopic, !p.opts.AutoDelete, p.opts.AutoDelete, false, false, nil); err == nil {
+		if err = declareExchange(s.channel, p.exchange, p.opts.AutoDelete); err == nil {
 			err = s.channel.Confirm(false)
 		}
 	}

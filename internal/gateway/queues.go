@@ -50,8 +50,8 @@ const (
 // NewQueues returns Queues without a connection; the Server that it is given to
 // keeps one. Its error says nothing of the URL, which holds a password.
 func NewQueues(o QueueOptions) (*Queues, error) {
-	if _, err := amqp.ParseURI(o.URL); err != nil {
-		return nil, errors.New("RABBITMQ_URL must be an AMQP URL such as amqp://user:password@host:5672/")
+	if err := checkBroker(o.URL); err != nil {
+		return nil, err
 	}
 	if o.TTL == 0 {
 		o.TTL = 5 * time.Minute
@@ -171,7 +171,7 @@ func (q *Queues) dial(ctx context.Context) (*session, error) {
 // declare declares the exchange.
 func (s *session) declare() error {
 	q := s.queues
-	return s.setup.ExchangeDeclare(q.exchange, amqp.ExchangeTopic, !q.opts.AutoDelete, q.opts.AutoDelete, false, false, nil)
+	return declareExchange(s.setup, q.exchange, q.opts.AutoDelete)
 }
 
 func (s *session) broken() bool { return s.conn.IsClosed() || s.channel.IsClosed() }
