@@ -7,16 +7,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
-	mqtt3 "github.com/eclipse/paho.mqtt.golang"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"signalbox/internal/fleet"
@@ -59,13 +56,6 @@ type outlet struct {
 	turn    chan struct{} // has an element while nobody connects; guards channel
 	channel *channel      // the last; nil: there was none
 	tries   atomic.Int32  // connections since the last acknowledgement
-}
-
-// channel is one connection.
-type channel struct {
-	client mqtt3.Client
-	lose   func()        // closes lost
-	lost   chan struct{} // it is of no use any more
 }
 
 const (
@@ -112,38 +102,34 @@ func pinned(listener *tls.Config) *tls.Config {
 }
 
 func (c *outlet) publish(ctx context.Context, topic string, qos byte, retain bool, payload []byte) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(c.ctx, func() { cancel(errStopping) })()
 	for {
 		ch, err := c.connected(ctx)
 		if err != nil {
 			return fleet.E(fleet.Unavailable, err, "the MQTT broker cannot be reached")
 		}
-		token := ch.client.Publish(topic, qos, retain, payload)
-		select {
-		case <-token.Done():
-			if token.Error() == nil {
-				c.tries.Store(0)
-				return nil
-			}
-			ch.lose()
-		case <-ch.lost:
-		case <-ctx.Done():
-			return fleet.E(fleet.Unavailable, ctx.Err(), "the MQTT broker did not acknowledge the message")
-		case <-c.ctx.Done():
-			return fleet.E(fleet.Unavailable, c.ctx.Err(), "the MQTT broker is stopping")
+		if err = ch.publish(ctx, topic, qos, retain, payload); err == nil {
+			c.tries.Store(0)
+			return nil
+		}
+		if ctx.Err() != nil || errors.Is(err, errNoID) {
+			return fleet.E(fleet.Unavailable, err, "the MQTT broker did not acknowledge the message")
 		}
 	}
 }
 
+// errStopping is why publishing ends with the server.
+var errStopping = errors.New("the MQTT broker is stopping")
+
 // connected returns a connection, and makes one if need be.
 func (c *outlet) connected(ctx context.Context) (*channel, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(c.ctx, cancel)()
 	for {
 		select {
 		case <-c.turn:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, context.Cause(ctx)
 		}
 		ch, err := c.connectedLocked(ctx)
 		c.turn <- struct{}{}
@@ -157,7 +143,7 @@ func (c *outlet) connectedLocked(ctx context.Context) (*channel, error) {
 	if c.channel != nil {
 		select {
 		case <-c.channel.lost:
-			c.channel.client.Disconnect(0) // what is left of it
+			c.channel.reading.Wait()
 			c.channel = nil
 		default:
 			return c.channel, nil
@@ -169,7 +155,7 @@ func (c *outlet) connectedLocked(ctx context.Context) (*channel, error) {
 		select {
 		case <-t.C:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, context.Cause(ctx)
 		}
 	}
 	ch, err := c.connect(ctx)
@@ -192,30 +178,15 @@ func (c *outlet) connect(ctx context.Context) (*channel, error) {
 	if err != nil {
 		return nil, err
 	}
-	lost := make(chan struct{})
-	ch := &channel{lost: lost, lose: sync.OnceFunc(func() { close(lost) })}
-	ch.client = mqtt3.NewClient(mqtt3.NewClientOptions().
-		AddBroker("tcp://" + c.address). // not used: the connection is there
-		SetCustomOpenConnectionFn(func(*url.URL, mqtt3.ClientOptions) (net.Conn, error) { return nc, nil }).
-		SetProtocolVersion(4).
-		SetClientID(inProcess + "-" + rand.Text()). // which nobody can take over
-		SetUsername(inProcess).
-		SetPassword(c.secret).
-		SetCleanSession(true).
-		SetAutoReconnect(false).
-		SetConnectTimeout(outletTimeout).
-		SetWriteTimeout(outletTimeout).
-		SetConnectionLostHandler(func(mqtt3.Client, error) { ch.lose() }))
-	// The library's attempt has no context; without its connection it ends.
+	// To read and to write has no context; without the connection both end.
 	stop := context.AfterFunc(ctx, func() { _ = nc.Close() })
-	token := ch.client.Connect()
-	<-token.Done()
-	if err := token.Error(); err != nil {
+	ch, err := openChannel(nc, inProcess+"-"+rand.Text(), c.secret) // a client id that nobody can take over
+	if err != nil {
 		stop()
 		return nil, errors.Join(err, nc.Close())
 	}
 	if !stop() {
-		ch.lose()
+		ch.lose(context.Cause(ctx))
 	}
 	return ch, nil
 }
@@ -225,7 +196,7 @@ func (c *outlet) close() {
 	c.stop()
 	<-c.turn // and is not given back: nobody connects any more
 	if c.channel != nil {
-		c.channel.client.Disconnect(250)
+		c.channel.close()
 	}
 }
 
