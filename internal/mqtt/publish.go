@@ -32,6 +32,7 @@ func (s *Source) Publish(ctx context.Context, topic string, qos byte, retain boo
 			return fleet.E(fleet.Unavailable, err, "the MQTT broker cannot be reached")
 		}
 		err = l.protocol.publish(ctx, topic, qos, retain, payload)
+		s.publishing.Done()
 		if err == nil {
 			return nil
 		}
@@ -55,15 +56,20 @@ func (s *Source) Publish(ctx context.Context, topic string, qos byte, retain boo
 	}
 }
 
-// awaitLink waits for a connection.
+// awaitLink waits for a connection. If there is no error, who calls it has to
+// call s.publishing.Done when they are done with it.
 func (s *Source) awaitLink(ctx context.Context) (*link, error) {
 	for {
 		s.mu.Lock()
 		l, up := s.link, s.up
+		if l != nil {
+			s.publishing.Add(1) // Close takes the link away before it waits
+		}
 		s.mu.Unlock()
 		if l != nil {
 			select {
 			case <-l.lost:
+				s.publishing.Done()
 				<-l.left // at once
 				continue
 			default:

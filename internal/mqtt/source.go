@@ -96,6 +96,8 @@ type Source struct {
 	link *link         // the connection that is up, or nil
 	up   chan struct{} // closed while link is set
 
+	publishing sync.WaitGroup // those who publish on a link, and the calls of a library that go on; begun with mu
+
 	version versionChoice // used by maintain alone
 }
 
@@ -234,6 +236,7 @@ func (s *Source) Close() error {
 	s.cancel()
 	s.begin.Do(func() { close(s.stopped) })
 	<-s.stopped
+	s.publishing.Wait()
 	s.metrics.enabled.Set(0)
 	return nil
 }

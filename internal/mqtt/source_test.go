@@ -519,6 +519,42 @@ func TestPublish(t *testing.T) {
 	})
 }
 
+// Connections break under those who publish: they find the next one at once, and
+// no library holds them until a time-out of its own.
+func TestPublishOverBreaks(t *testing.T) {
+	versions(t, mosquittotest.Options{}, func(t *testing.T, b *mosquittotest.Broker, x *proxy) {
+		s := newSource(t, mqtt.Config{URL: "mqtt://" + x.addr, ConnectTimeout: time.Minute})
+		c := device(t, b.Addr)
+		got := make(chan string, 10000)
+		wait(t, c.Subscribe("iotsupport/updates/config", 1, func(_ paho.Client, m paho.Message) { got <- string(m.Payload()) }))
+		for round := range 20 {
+			missing := map[string]bool{}
+			var all sync.WaitGroup
+			for n := range 50 {
+				text := fmt.Sprint(round, " ", n)
+				missing[text] = true
+				all.Go(func() {
+					ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+					defer cancel()
+					if err := s.Publish(ctx, "iotsupport/updates/config", 1, false, []byte(text)); err != nil {
+						t.Error(text, err)
+					}
+				})
+			}
+			x.cut(false)
+			all.Wait()
+			for len(missing) > 0 {
+				select {
+				case m := <-got: // perhaps a second time
+					delete(missing, m)
+				case <-time.After(patience):
+					t.Fatalf("%d messages were lost", len(missing))
+				}
+			}
+		}
+	})
+}
+
 func TestNewRefuses(t *testing.T) {
 	f := func(cfg mqtt.Config, want string) {
 		t.Helper()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/url"
+	"sync"
 	"time"
 
 	mqtt3 "github.com/eclipse/paho.mqtt.golang"
@@ -14,7 +15,8 @@ import (
 type v311 struct {
 	link   *link
 	client mqtt3.Client
-	gone   chan struct{} // closed when the library has noticed a loss and cleaned up
+	gone   chan struct{}   // closed when the library has noticed a loss and cleaned up
+	calls  *sync.WaitGroup // of the library; those who publish are in it already
 }
 
 // nothing is a message store of the library that stores nothing: what was
@@ -38,7 +40,7 @@ func (s *Source) connect311(ctx context.Context) (*link, error) {
 	}
 	wire := newConn(nc, 4)
 	l := newLink(wire, int(s.cfg.ReceiveMaximum))
-	p := &v311{link: l, gone: make(chan struct{})}
+	p := &v311{link: l, gone: make(chan struct{}), calls: &s.publishing}
 	opts := mqtt3.NewClientOptions().
 		AddBroker("tcp://" + s.endpoint.host). // not used: the connection is there
 		SetCustomOpenConnectionFn(func(*url.URL, mqtt3.ClientOptions) (net.Conn, error) { return wire, nil }).
@@ -49,7 +51,7 @@ func (s *Source) connect311(ctx context.Context) (*link, error) {
 		SetCleanSession(s.cfg.Clean).
 		SetAutoReconnect(false).
 		SetConnectTimeout(s.cfg.ConnectTimeout).
-		SetWriteTimeout(s.cfg.ConnectTimeout).
+		SetWriteTimeout(writeTimeout).
 		SetKeepAlive(s.cfg.KeepAlive).
 		// This version has no Receive Maximum: a broker that sends more than
 		// is taken waits at a full connection, and its answer to a ping too.
@@ -101,7 +103,18 @@ func (p *v311) subscribe(ctx context.Context, filters []string) ([]bool, error) 
 }
 
 func (p *v311) publish(ctx context.Context, topic string, qos byte, retain bool, payload []byte) error {
-	return p.wait(ctx, p.client.Publish(topic, qos, retain, payload))
+	// If the connection breaks at this moment nobody takes the message from the
+	// library's hands, and it holds its caller for the whole write timeout.
+	begun := make(chan mqtt3.Token, 1)
+	p.calls.Go(func() { begun <- p.client.Publish(topic, qos, retain, payload) })
+	select {
+	case token := <-begun:
+		return p.wait(ctx, token)
+	case <-p.link.lost:
+		return p.link.reason
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (p *v311) wait(ctx context.Context, token mqtt3.Token) error {
