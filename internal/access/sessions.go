@@ -4,13 +4,13 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"slices"
 	"strings"
 	"time"
 
 	"signalbox/internal/fleet"
+	"signalbox/internal/secret"
 )
 
 // Client is where a request comes from, as far as it can be told.
@@ -299,10 +299,9 @@ func (s *Service) revokedFor() time.Duration { return max(s.opts.SessionMax, 30*
 
 // Setup makes the first admin and opens a session, as SignIn does. Errors:
 // fleet.Forbidden for a wrong or used set-up secret, and those of CreateAccount.
-func (s *Service) Setup(ctx context.Context, setup string, n NewAccount, c Client) (secret string, p Principal, err error) {
+func (s *Service) Setup(ctx context.Context, setup string, n NewAccount, c Client) (session string, p Principal, err error) {
 	used := fleet.E(fleet.Forbidden, nil, "The set-up link is not good, or not any more")
-	// Constant time: what is compared is what opens the door.
-	if subtle.ConstantTimeCompare([]byte(setup), []byte(s.setup)) != 1 || s.HasPeople() {
+	if !secret.Equal(setup, s.setup) || s.HasPeople() {
 		return "", Principal{}, used
 	}
 	n.Roles, n.Limit = []string{RoleAdmin}, Limit{}
@@ -318,14 +317,14 @@ func (s *Service) Setup(ctx context.Context, setup string, n NewAccount, c Clien
 		if err != nil {
 			return err
 		}
-		secret, p, err = ch.openSession(s, &person{StoredPerson: record}, c)
+		session, p, err = ch.openSession(s, &person{StoredPerson: record}, c)
 		return err
 	})
 	if err != nil {
 		return "", Principal{}, err
 	}
 	s.metrics.signIns.WithLabelValues("success").Inc()
-	return secret, p, nil
+	return session, p, nil
 }
 
 // SetupSecret returns the secret of the one-time set-up link, "" when there are

@@ -6,20 +6,18 @@ package gateway
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"signalbox/internal/secret"
 	"signalbox/internal/sse"
 )
 
@@ -262,12 +260,7 @@ func reply(w http.ResponseWriter, status int, v any) {
 
 // allowed reports whether a request has the secret.
 func (s *Server) allowed(r *http.Request) bool {
-	if s.opts.Secret == "" {
-		return true
-	}
-	kind, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	given, want := sha256.Sum256([]byte(token)), sha256.Sum256([]byte(s.opts.Secret))
-	return subtle.ConstantTimeCompare(given[:], want[:]) == 1 && strings.EqualFold(kind, "Bearer")
+	return s.opts.Secret == "" || secret.Equal(secret.Bearer(r.Header), s.opts.Secret)
 }
 
 // find returns the connection of a token, or nil.

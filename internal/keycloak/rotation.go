@@ -2,12 +2,12 @@ package keycloak
 
 import (
 	"context"
-	"crypto/subtle"
 	"net/http"
 	"time"
 
 	"signalbox/internal/fleet"
 	"signalbox/internal/rotation"
+	"signalbox/internal/secret"
 )
 
 var _ rotation.Issuer = (*Issuer)(nil)
@@ -35,7 +35,7 @@ func (s *Issuer) Only(ctx context.Context, clientID, secret string) (at time.Tim
 	if err != nil {
 		return time.Time{}, err
 	}
-	if !same(now, secret) {
+	if !same(secret, now) {
 		if err := s.SetSecret(ctx, clientID, secret); err != nil {
 			return time.Time{}, err
 		}
@@ -47,13 +47,13 @@ func (s *Issuer) Only(ctx context.Context, clientID, secret string) (at time.Tim
 	switch {
 	case err != nil:
 		return time.Time{}, err
-	case !same(now, secret):
+	case !same(secret, now):
 		return time.Time{}, s.counted(setSecret, fleet.E(fleet.External, nil, "Keycloak gave the client another secret than it was told to"))
 	}
 	return at, nil
 }
 
-func same(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
+func same(given, want string) bool { return secret.Equal(given, want) }
 
 // dated returns the client's secret, and when it was read by Keycloak's clock:
 // the Date of the answer (RFC 9110, section 6.6.1), in whole seconds as in its

@@ -2,13 +2,13 @@ package local
 
 import (
 	"context"
-	"crypto/subtle"
 	"slices"
 	"time"
 
 	"signalbox/internal/fleet"
 	"signalbox/internal/registry"
 	"signalbox/internal/rotation"
+	"signalbox/internal/secret"
 )
 
 var _ rotation.Issuer = (*Issuer)(nil)
@@ -54,7 +54,7 @@ func (i *Issuer) setSecrets(ctx context.Context, clientID string, texts ...strin
 			if err != nil {
 				return nil, fleet.E(fleet.Internal, wrongKey(err), "the secret cannot be read")
 			}
-			at := slices.IndexFunc(texts, func(t string) bool { return subtle.ConstantTimeCompare([]byte(t), []byte(text)) == 1 })
+			at := slices.IndexFunc(texts, func(t string) bool { return secret.Equal(t, text) })
 			if at >= 0 && names[at] == "" {
 				names[at] = credOf(s.ID)
 				kept = append(kept, s)

@@ -3,7 +3,6 @@ package local
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"slices"
@@ -13,6 +12,7 @@ import (
 
 	"signalbox/internal/access"
 	"signalbox/internal/fleet"
+	"signalbox/internal/secret"
 )
 
 // claims is what a token says (RFC 7519).
@@ -166,7 +166,7 @@ func (i *Issuer) match(clientID, text string) (c *client, cred string) {
 			i.opts.Log.Error("the secret of a device cannot be read", "client_id", clientID, "err", wrongKey(err))
 			continue
 		}
-		if subtle.ConstantTimeCompare([]byte(plain), []byte(text)) == 1 && s.cred != "" {
+		if secret.Equal(text, plain) && s.cred != "" {
 			cred = s.cred
 		}
 	}

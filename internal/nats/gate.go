@@ -2,7 +2,6 @@ package nats
 
 import (
 	"context"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,6 +18,7 @@ import (
 
 	"signalbox/internal/access"
 	"signalbox/internal/fleet"
+	"signalbox/internal/secret"
 )
 
 // Login is what somebody says of themselves in an MQTT CONNECT packet
@@ -96,7 +96,7 @@ func newGate(o ServerOptions, secret string) *gate {
 func (g *gate) Check(c server.ClientAuthentication) bool {
 	opts := c.GetOpts()
 	if c.RemoteAddress().Network() == "pipe" {
-		if subtle.ConstantTimeCompare([]byte(opts.Password), []byte(g.secret)) != 1 {
+		if !secret.Equal(opts.Password, g.secret) {
 			return false
 		}
 		if opts.Username == watcher {
@@ -108,7 +108,7 @@ func (g *gate) Check(c server.ClientAuthentication) bool {
 		g.refused.WithLabelValues("not_ready").Inc()
 		return false
 	}
-	if opts.Username == inProcess && subtle.ConstantTimeCompare([]byte(opts.Password), []byte(g.secret)) == 1 { // see outlet
+	if opts.Username == inProcess && secret.Equal(opts.Password, g.secret) { // see outlet
 		c.RegisterUser(&server.User{Username: inProcess, Permissions: &server.Permissions{
 			Publish:   &server.SubjectPermission{Deny: reserved},
 			Subscribe: &server.SubjectPermission{Deny: []string{">"}},

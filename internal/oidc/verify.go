@@ -2,7 +2,6 @@ package oidc
 
 import (
 	"context"
-	"crypto/subtle"
 	"errors"
 	"slices"
 	"strings"
@@ -11,6 +10,7 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 
 	"signalbox/internal/access"
+	"signalbox/internal/secret"
 )
 
 // algorithms are those that a token may be signed with (RFC 7518, RFC 8037):
@@ -72,7 +72,7 @@ func (p *Provider) verifyID(ctx context.Context, token, nonce string) (Claims, e
 	if len(pl.Audience) > 1 && pl.Azp == "" || pl.Azp != "" && pl.Azp != p.opts.ClientID {
 		return Claims{}, access.Deny(access.Foreign, nil)
 	}
-	if nonce != "" && subtle.ConstantTimeCompare([]byte(nonce), []byte(pl.Nonce)) != 1 {
+	if nonce != "" && !secret.Equal(pl.Nonce, nonce) {
 		return Claims{}, access.Deny(access.Mismatch, nil)
 	}
 	return p.claims(pl), nil

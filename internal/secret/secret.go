@@ -1,5 +1,6 @@
 // Package secret encrypts what must be kept but not be readable where it is
-// kept: client secrets, signing keys, the state of a login.
+// kept: client secrets, signing keys, the state of a login. It also tells whether
+// somebody knows a secret.
 package secret
 
 import (

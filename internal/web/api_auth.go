@@ -1,7 +1,6 @@
 package web
 
 import (
-	"crypto/subtle"
 	"encoding/json"
 	"net/http"
 	"net/url"
@@ -266,7 +265,7 @@ func (s *Server) endLogin(w http.ResponseWriter, r *http.Request) error {
 	open := i.logins(r)
 	at := -1
 	for n, l := range open {
-		if subtle.ConstantTimeCompare([]byte(l.State), []byte(query.Get("state"))) == 1 {
+		if secret.Equal(query.Get("state"), l.State) {
 			at = n
 		}
 	}

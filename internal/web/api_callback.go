@@ -2,8 +2,6 @@ package web
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"io"
@@ -14,6 +12,7 @@ import (
 	"time"
 
 	"signalbox/internal/fleet"
+	"signalbox/internal/secret"
 	"signalbox/internal/sse"
 	"signalbox/internal/stream"
 )
@@ -93,12 +92,11 @@ func (s *Server) callback(w http.ResponseWriter, r *http.Request) error {
 // fromGateway reports whether a callback has the secret: in its Authorization
 // header, or in the query as gateways of the reference system have it.
 func (s *Server) fromGateway(r *http.Request) bool {
-	given := bearerToken(r)
+	given := secret.Bearer(r.Header)
 	if given == "" {
 		given = r.URL.Query().Get("secret")
 	}
-	a, b := sha256.Sum256([]byte(given)), sha256.Sum256([]byte(s.callbackSecret))
-	return subtle.ConstantTimeCompare(a[:], b[:]) == 1 && s.callbackSecret != ""
+	return secret.Equal(given, s.callbackSecret)
 }
 
 func (s *Server) callbackFailed(w http.ResponseWriter, r *http.Request, status int, text string) error {

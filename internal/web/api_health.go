@@ -2,12 +2,12 @@ package web
 
 import (
 	"context"
-	"crypto/subtle"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"signalbox/internal/secret"
 )
 
 // Health is what the probes ask.
@@ -101,8 +101,7 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) error {
 
 // drain shuts down, for the holder of the key.
 func (s *Server) drain(w http.ResponseWriter, r *http.Request) error {
-	key, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if s.drainKey == "" || !bearer || subtle.ConstantTimeCompare([]byte(key), []byte(s.drainKey)) != 1 {
+	if !secret.Equal(secret.Bearer(r.Header), s.drainKey) {
 		s.write(w, r, http.StatusUnauthorized, map[string]any{"status": "unauthorized", "ready": false})
 		return nil
 	}

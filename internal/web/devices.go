@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"strings"
 
 	"signalbox/internal/access"
 	"signalbox/internal/fleet"
+	"signalbox/internal/secret"
 )
 
 // Devices is how devices prove who they are, and what one is provisioned with.
@@ -64,8 +64,8 @@ func callingDevice(r *http.Request) caller {
 // whatever its token says.
 func (s *Server) identifyDevice(r *http.Request) (caller, error) {
 	header := r.Header.Get("Authorization")
-	if scheme, token, ok := strings.Cut(header, " "); ok && strings.EqualFold(scheme, "Bearer") && s.devices.Verify != nil {
-		claims, err := s.devices.Verify(r.Context(), strings.TrimSpace(token))
+	if token := secret.Bearer(r.Header); token != "" && s.devices.Verify != nil {
+		claims, err := s.devices.Verify(r.Context(), token)
 		if err != nil {
 			return caller{}, err
 		}

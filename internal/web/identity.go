@@ -184,21 +184,11 @@ func label(err error) string {
 
 // token returns the token of a request, "" if there is none.
 func (i *identity) token(r *http.Request, bearerFirst bool) (token string, fromCookie bool) {
-	bearer := bearerToken(r)
+	bearer := secret.Bearer(r.Header)
 	if c, err := r.Cookie(i.Cookies.Access); err == nil && c.Value != "" && (bearer == "" || !bearerFirst) {
 		return c.Value, true
 	}
 	return bearer, false
-}
-
-// bearerToken returns the token of the Authorization header (RFC 6750, section
-// 2.1), "" if there is none.
-func bearerToken(r *http.Request) string {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		return ""
-	}
-	return strings.TrimSpace(token)
 }
 
 // believe returns whom a token is of.

@@ -15,6 +15,7 @@ import (
 
 	"signalbox/internal/access"
 	"signalbox/internal/fleet"
+	"signalbox/internal/secret"
 )
 
 // outer wraps what every request goes through, whether or not it has a route.
@@ -113,7 +114,7 @@ func (s *Server) serve(rt route) http.HandlerFunc {
 // name and password of a proxy (RFC 7617). Where nobody need prove anything, a
 // token is no proof either.
 func (s *Server) ownProof(r *http.Request) bool {
-	return bearerToken(r) != "" && s.identity.mode() != modeOff
+	return secret.Bearer(r.Header) != "" && s.identity.mode() != modeOff
 }
 
 var (
