@@ -12,7 +12,8 @@ import (
 // rotationPolicy returns how the settings have credentials rotated.
 func rotationPolicy(cfg *config.Config) rotation.Policy {
 	return rotation.Policy{
-		Timeout: time.Duration(cfg.RotationTimeout), Turn: time.Duration(cfg.RotationTurn), Skew: time.Duration(cfg.OIDCClockSkew),
+		OwnClock: !cfg.Keycloak(),
+		Timeout:  time.Duration(cfg.RotationTimeout), Turn: time.Duration(cfg.RotationTurn), Skew: time.Duration(cfg.OIDCClockSkew),
 		RetryAfter: time.Duration(cfg.RotationRetryAfter), RetryMax: 24 * time.Hour, Tries: cfg.RotationTries,
 	}
 }

@@ -238,8 +238,8 @@ func rotationLists(t *testing.T, s RotationStore) {
 	due(2000, 9, b)
 	due(4000, 9, b, a, d)
 	due(4000, 2, b, a)
-	list, err := s.UnfinishedRotations(ctx)
-	f(list, err, d)
+	list, err := s.WaitingRotations(ctx)
+	f(list, err, d, b, a)
 	counts, err := s.RotationCounts(ctx)
 	if err != nil {
 		t.Fatal(err)

@@ -311,8 +311,8 @@ func (i *Issuer) mint(c *client, cred string) (string, error) {
 		return "", err
 	}
 	issued := now
-	if issued.Before(c.NotBefore) { // disabled and enabled again within a second
-		issued = c.NotBefore
+	if from := i.past(c.NotBefore, now); issued.Before(from) { // disabled and enabled again within a second
+		issued = from
 	}
 	return crypto.Sign(claims{
 		Issuer: i.opts.URL, Subject: c.ID, Azp: c.ID, Audience: i.opts.Audience,

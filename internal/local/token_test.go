@@ -186,6 +186,27 @@ func TestGuessing(t *testing.T) {
 
 // Disabled and enabled again within one second: what was given out before stays
 // refused, and what is given out after is good.
+// A client that was made, and disabled for a moment, while the clock was ahead gets
+// in when that is set right.
+func TestClockSetBack(t *testing.T) {
+	b := open(t)
+	b.ahead(365 * 24 * time.Hour)
+	text := b.ensure(device)
+	denied(t, b.Issuer, b.mustToken(device.ID, text), 0)
+	other := device
+	other.ID = "iotdevice-relay-efgh2345"
+	otherText := b.ensure(other)
+	other.Enabled = false
+	b.ensure(other)
+	other.Enabled = true
+	b.ensure(other)
+	future := b.mustToken(device.ID, text)
+	b.ahead(-365 * 24 * time.Hour)
+	denied(t, b.Issuer, future, access.NotYet)
+	denied(t, b.Issuer, b.mustToken(device.ID, text), 0)
+	denied(t, b.Issuer, b.mustToken(other.ID, otherText), 0)
+}
+
 func TestDisabledForAMoment(t *testing.T) {
 	b := open(t)
 	text := b.ensure(device)

@@ -66,21 +66,31 @@ func (i *Issuer) Verify(ctx context.Context, token string) (fleet.DeviceClaims, 
 // standing returns why a token is refused whose client or credential is not as it
 // was when the token was made, or nil.
 func (i *Issuer) standing(c claims) error {
-	issued := time.Unix(c.IssuedAt, 0)
+	issued, now := time.Unix(c.IssuedAt, 0), i.opts.Now()
 	client := i.client(c.Azp)
 	switch {
 	case client == nil:
 		return access.Deny(access.Revoked, errors.New("the client does not exist"))
 	case !client.Enabled:
 		return access.Deny(access.Revoked, errors.New("the client is not enabled"))
-	case issued.Before(client.NotBefore):
+	case issued.Before(i.past(client.NotBefore, now)):
 		return access.Deny(access.Revoked, errors.New("the client was disabled since"))
-	case issued.Before(client.CreatedAt.Truncate(time.Second)):
+	case issued.Before(i.past(client.CreatedAt, now).Truncate(time.Second)):
 		return access.Deny(access.Revoked, errors.New("of an earlier client of that id"))
 	case !slices.Contains(client.creds, c.Cred):
 		return access.Deny(access.Revoked, errors.New("the secret is revoked"))
 	}
 	return nil
+}
+
+// past returns a time before which tokens are not good, zero if it is still to come:
+// then a clock was set back since. No token would be good before it comes, and a
+// device could not get in.
+func (i *Issuer) past(at, now time.Time) time.Time {
+	if at.After(now.Add(i.opts.Skew)) {
+		return time.Time{}
+	}
+	return at
 }
 
 // open checks the signature of a token and returns what it says.

@@ -5,6 +5,9 @@ import (
 	"time"
 )
 
+// Apt is what is asked before an effect is carried out.
+var Apt = apt
+
 // ResumeCourse is what a person makes of a paused course.
 func ResumeCourse(c Course, now time.Time) Course {
 	c.resume(now)

@@ -84,6 +84,7 @@ type Policy struct {
 	// that it has prolongs its turn.
 	Dual bool
 
+	OwnClock   bool          // the provider's clock is ours
 	Timeout    time.Duration // of an attempt
 	Turn       time.Duration // that a provider holds the same secret while nothing is proven
 	Skew       time.Duration // between our clock and the provider's
@@ -258,6 +259,28 @@ func (p Policy) Wake(s State) time.Time {
 		at = s.SwitchAt
 	}
 	return at
+}
+
+// Bounded returns the state without what a clock has left in it that was ahead
+// and was set back since: times that are further off than any is ever set. Nobody
+// would come before them to do what is due, and a provider of one secret could
+// keep the device out for as long.
+func (p Policy) Bounded(s State, now time.Time) State {
+	bound := func(at *time.Time, most time.Duration) {
+		if latest := now.Add(most); at.After(latest) {
+			*at = latest
+		}
+	}
+	bound(&s.Deadline, p.Timeout)
+	bound(&s.SwitchAt, p.Turn)
+	bound(&s.RetryAt, p.RetryMax)
+	bound(&s.FetchedAt, 0)
+	// Of the provider's clock what follows is known only if that is ours: a token would
+	// be taken for one that was got later than it was.
+	if p.OwnClock {
+		bound(&s.NotBefore, 0)
+	}
+	return s
 }
 
 func (p Policy) queue(s State, q Queue, now time.Time) (State, []Effect) {

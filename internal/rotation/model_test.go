@@ -20,6 +20,7 @@ type world struct {
 	names  bool // tokens name the secret
 
 	clock    time.Time     // of the server
+	wrong    time.Duration // of that, how much it is wrong
 	ahead    time.Duration // of the provider's clock
 	accepts  []int         // secrets that the provider accepts, by number
 	device   int           // the secret that the device keeps
@@ -68,7 +69,7 @@ func (w *world) commit(e rotation.Event) {
 func (w *world) perform(told bool) {
 	f := w.doing[0]
 	w.doing = w.doing[1:]
-	if !w.apt(f.effect) {
+	if f.effect != rotation.GiveNew && f.effect != rotation.GiveOld && !rotation.Apt(f.effect, w.state) {
 		return
 	}
 	var then rotation.Event
@@ -105,19 +106,6 @@ func (w *world) perform(told bool) {
 	case then != nil:
 		w.commit(then)
 	}
-}
-
-// apt reports whether there is still a reason to do it: who does asks that before.
-func (w *world) apt(f rotation.Effect) bool {
-	switch f {
-	case rotation.Create:
-		return w.state.Step == rotation.Creating
-	case rotation.Switch:
-		return w.state.Switching
-	case rotation.Destroy:
-		return w.state.Step == rotation.Proven
-	}
-	return true
 }
 
 // finish does everything that is to be done.
@@ -185,6 +173,19 @@ func (w *world) pass(d time.Duration) {
 	w.commit(rotation.Tick{})
 }
 
+// jump sets the clock of the server.
+func (w *world) jump(d time.Duration) {
+	w.clock, w.wrong = w.clock.Add(d), w.wrong+d
+	if !w.policy.OwnClock {
+		w.ahead -= d
+	}
+	w.state = w.policy.Bounded(w.state, w.clock)
+	if w.token != nil && w.token.issued.After(w.clock.Add(w.ahead+w.policy.Skew)) {
+		w.token = nil // it is not good yet
+	}
+	w.commit(rotation.Tick{})
+}
+
 // recovers reports whether the device gets a token when everybody does what they
 // ought to from now on.
 func (w *world) recovers() bool {
@@ -216,6 +217,9 @@ func (w *world) notices() bool {
 func (w *world) succeeds() bool {
 	c := *w
 	c.accepts, c.doing, c.answers = slices.Clone(w.accepts), slices.Clone(w.doing), nil
+	if !c.policy.OwnClock { // tokens cannot be told by their time while ours is not theirs
+		c.jump(-c.wrong)
+	}
 	c.finish()
 	for range 20 {
 		c.commit(rotation.Queue{Person: true})
@@ -242,6 +246,7 @@ func (w *world) succeeds() bool {
 		if c.state.Wire == fleet.RotationOK && (c.state.Step == rotation.Idle && c.device == c.own || c.state.Believed && c.device == c.new) {
 			return true
 		}
+		c.pass(w.policy.Turn)
 	}
 	return false
 }
@@ -259,7 +264,7 @@ func TestNobodyIsLockedOut(t *testing.T) {
 			rapid.Check(t, func(t *rapid.T) {
 				w := &world{
 					t: t, names: names,
-					policy: rotation.Policy{Dual: dual, Timeout: 5 * time.Minute, Turn: 10 * time.Minute, Skew: 30 * time.Second, RetryAfter: time.Minute, RetryMax: time.Hour, Tries: 3},
+					policy: rotation.Policy{Dual: dual, OwnClock: dual && names, Timeout: 5 * time.Minute, Turn: 10 * time.Minute, Skew: 30 * time.Second, RetryAfter: time.Minute, RetryMax: time.Hour, Tries: 3},
 					clock:  time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), ahead: time.Duration(rapid.IntRange(-20, 20).Draw(t, "ahead")) * time.Second,
 					accepts: []int{1}, device: 1, own: 1, secrets: 1,
 				}
@@ -276,7 +281,15 @@ func TestNobodyIsLockedOut(t *testing.T) {
 					},
 					"provision": func(*rapid.T) { w.provision() },
 					"pass":      func(t *rapid.T) { w.pass(time.Duration(rapid.IntRange(0, 1500).Draw(t, "seconds")) * time.Second) },
-					"finish":    func(*rapid.T) { w.finish() },
+					"jump": func(t *rapid.T) {
+						d := time.Duration(rapid.IntRange(-1200, 1200).Draw(t, "seconds")) * time.Second
+						if rapid.Bool().Draw(t, "far") {
+							d = time.Duration(rapid.IntRange(-400, 400).Draw(t, "days")) * 24 * time.Hour
+						}
+						w.jump(d)
+					},
+					"right":  func(*rapid.T) { w.jump(-w.wrong) },
+					"finish": func(*rapid.T) { w.finish() },
 					"perform": func(t *rapid.T) {
 						if len(w.doing) > 0 {
 							w.perform(rapid.Bool().Draw(t, "told"))

@@ -70,7 +70,8 @@ type running struct {
 	at map[int64]bool // devices that are looked after now
 
 	until   time.Time // the lease
-	backlog []int64   // left unfinished when the lease began
+	last    time.Time // the round before
+	backlog []int64   // that wait for something since before the lease began, or the clock was set back
 	counted time.Time
 }
 
@@ -86,6 +87,8 @@ func (r *Runner) leaseEnds(now time.Time) time.Time {
 // round does what is to be done now, and starts what takes long.
 func (r *running) round(ctx context.Context) error {
 	now := r.now()
+	back := now.Before(r.last)
+	r.last = now
 	// One that is longer than it can be is of before the clock was set back.
 	if led, left := now.Before(r.until), r.until.Sub(now); !led || left < r.opts.Lease*2/3 || left > r.opts.Lease {
 		until := now.Add(r.opts.Lease)
@@ -102,11 +105,16 @@ func (r *running) round(ctx context.Context) error {
 				r.until = time.Time{}
 				return err
 			}
-			if r.backlog, err = r.opts.Store.UnfinishedRotations(ctx); err != nil {
-				r.until = time.Time{}
-				return err
-			}
+			back = true // perhaps, since the last process that had it
 		}
+	}
+	if back {
+		waiting, err := r.opts.Store.WaitingRotations(ctx)
+		if err != nil {
+			r.until, r.last = time.Time{}, time.Time{} // and all of this again
+			return err
+		}
+		r.backlog, r.counted = waiting, time.Time{}
 	}
 	for len(r.backlog) > 0 && r.spawn(ctx, r.backlog[0], true) {
 		r.backlog = r.backlog[1:]

@@ -778,6 +778,11 @@ func (r *Runner) tend(ctx context.Context, device int64, force bool) error {
 	if err != nil || r.busy(&rec) {
 		return err
 	}
+	if r.bound(&rec) {
+		if err := r.store(ctx, &rec, Change{Due: rec.Due(r.opts.Policy)}); err != nil {
+			return err
+		}
+	}
 	if now := r.now(); due(rec.TodoAt, now) || force && !rec.TodoAt.IsZero() {
 		if err := r.resume(ctx, &rec); err != nil {
 			// Time passes all the same, if the record is one still.
@@ -812,6 +817,19 @@ func (r *Runner) tend(ctx context.Context, device int64, force bool) error {
 	}
 	rec.Actor, rec.Reason, rec.Campaign, rec.Urgent = "", "again after a time-out", 0, false
 	return step(Queue{})
+}
+
+// bound is Policy.Bounded for a record, and reports whether there was anything.
+func (r *Runner) bound(rec *Record) bool {
+	now, before := r.now(), *rec
+	rec.State = r.opts.Policy.Bounded(rec.State, now)
+	if most := max(r.opts.BackoffMax, r.opts.EffectTimeout+holdSpare); rec.TodoAt.Sub(now) > most {
+		rec.TodoAt = now
+	}
+	if latest := now.Add(max(r.opts.Policy.Timeout, r.opts.SilentAfter)); rec.SlotUntil.After(latest) {
+		rec.SlotUntil = latest
+	}
+	return *rec != before
 }
 
 func (r *Runner) hurry() {

@@ -752,3 +752,64 @@ func TestKilledWithAWrongClock(t *testing.T) {
 		all[0].is(fleet.RotationPending, rotation.Offered)
 	})
 }
+
+// A clock that was a year ahead when an attempt began, and is set right: under the
+// same process or between two, nobody waits for a year. The attempt times out as
+// any does, and a device whose answer was lost is let in again in time.
+func TestClockSetBack(t *testing.T) {
+	t.Parallel()
+	f := func(name string, with func(*rig) provider, restart bool) {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var ahead atomic.Int64
+				ahead.Store(int64(365 * 24 * time.Hour))
+				r := newRig(t, with)
+				r.change = func(o *rotation.Options) {
+					o.Policy.Timeout, o.Policy.Tries, o.InFlight = 5*time.Minute, 1, 1
+					o.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+				}
+				all := r.devices(2)
+				d, next := all[0], all[1]
+				r.begin(-1, false)
+				defer func() { r.stop() }()
+				d.queue()
+				time.Sleep(time.Second)
+				d.is(fleet.RotationPending, rotation.Offered)
+				if !d.login() {
+					t.Fatal("it cannot log in")
+				}
+				if err := d.fetch(false); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(time.Second)
+				next.queue()
+				if restart {
+					r.stop()
+				}
+				ahead.Store(0)
+				if restart {
+					r.begin(-1, false)
+				}
+				time.Sleep(5*time.Minute - 2*time.Second)
+				d.is(fleet.RotationPending, rotation.Offered)
+				next.is(fleet.RotationQueued, rotation.Idle)
+				in := false
+				for range 3 { // turns of a provider that holds one secret
+					in = in || d.login()
+					time.Sleep(2 * time.Minute)
+				}
+				if !in {
+					t.Error("locked out")
+				}
+				d.is(fleet.RotationTimeout, rotation.Offered)
+				if s := next.record().State.Wire; s == fleet.RotationQueued {
+					t.Error("it keeps the others from it")
+				}
+			})
+		})
+	}
+	f("built-in", builtIn, false)
+	f("built-in, restarted", builtIn, true)
+	f("one secret", realm, false)
+	f("one secret, restarted", realm, true)
+}

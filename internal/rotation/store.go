@@ -120,9 +120,9 @@ type Store interface {
 	// DueRotations returns devices whose change was due at that time, the
 	// longest ago first.
 	DueRotations(ctx context.Context, now time.Time, limit int) ([]int64, error)
-	// UnfinishedRotations returns the devices for which there is something to do
-	// outside.
-	UnfinishedRotations(ctx context.Context) ([]int64, error)
+	// WaitingRotations returns the devices that wait for a time, first those for
+	// which there is something to do outside.
+	WaitingRotations(ctx context.Context) ([]int64, error)
 	// QueuedRotations returns devices that wait for an attempt in the order in
 	// which they shall have one: urgent ones, then those whose secret is oldest.
 	// Those of campaigns are not among them, nor are devices that are revoked.

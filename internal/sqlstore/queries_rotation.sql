@@ -51,8 +51,8 @@ WHERE id = sqlc.arg(id);
 -- name: ListDueRotations :many
 SELECT device_id FROM rotations WHERE due_at > 0 AND due_at <= sqlc.arg(now) ORDER BY due_at LIMIT sqlc.arg(most);
 
--- name: ListUnfinishedRotations :many
-SELECT device_id FROM rotations WHERE due_at > 0 AND todo_at > 0;
+-- name: ListWaitingRotations :many
+SELECT device_id FROM rotations WHERE due_at > 0 ORDER BY todo_at = 0, due_at;
 
 -- name: ListQueuedRotations :many
 SELECT r.device_id FROM rotations r

@@ -195,9 +195,9 @@ func (d *DB) DueRotations(ctx context.Context, now time.Time, limit int) ([]int6
 	return ids, classify(err)
 }
 
-// UnfinishedRotations implements rotation.Store.
-func (d *DB) UnfinishedRotations(ctx context.Context) ([]int64, error) {
-	ids, err := d.q.ListUnfinishedRotations(ctx)
+// WaitingRotations implements rotation.Store.
+func (d *DB) WaitingRotations(ctx context.Context) ([]int64, error) {
+	ids, err := d.q.ListWaitingRotations(ctx)
 	return ids, classify(err)
 }
 

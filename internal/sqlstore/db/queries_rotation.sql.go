@@ -576,12 +576,12 @@ func (q *Queries) ListSealedSecrets(ctx context.Context) ([]ListSealedSecretsRow
 	return items, nil
 }
 
-const listUnfinishedRotations = `-- name: ListUnfinishedRotations :many
-SELECT device_id FROM rotations WHERE due_at > 0 AND todo_at > 0
+const listWaitingRotations = `-- name: ListWaitingRotations :many
+SELECT device_id FROM rotations WHERE due_at > 0 ORDER BY todo_at = 0, due_at
 `
 
-func (q *Queries) ListUnfinishedRotations(ctx context.Context) ([]int64, error) {
-	rows, err := q.db.QueryContext(ctx, listUnfinishedRotations)
+func (q *Queries) ListWaitingRotations(ctx context.Context) ([]int64, error) {
+	rows, err := q.db.QueryContext(ctx, listWaitingRotations)
 	if err != nil {
 		return nil, err
 	}
