@@ -5,13 +5,9 @@ package app
 
 import (
 	"context"
-	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -48,7 +44,10 @@ func Serve(ctx context.Context, cfg config.Config, version string, log *slog.Log
 	if err != nil {
 		return err
 	}
-	return a.run(ctx, units)
+	return process{
+		log: log, ready: "signalbox is ready", limit: time.Duration(cfg.GracefulShutdownTimeout),
+		stop: a.stop, stopping: a.web.Drain,
+	}.run(ctx, units)
 }
 
 type app struct {
@@ -316,17 +315,20 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	}
 	page.Health = health
 	a.web = web.New(page)
-	public, err := a.listen("HTTP", cfg.Addr(), cfg.TLSCert, cfg.TLSKey, a.web.Handler())
+	grace := time.Duration(cfg.GracefulShutdownTimeout) / 2
+	public, err := listen(log, listener{Name: "HTTP", Address: cfg.Addr(), Cert: cfg.TLSCert, Key: cfg.TLSKey, Handler: a.web.Handler(), Grace: grace})
 	if err != nil {
 		return nil, err
 	}
-	units := slices.Concat(deviceUnits, keepers, people, []unit{{"live delivery", hub.Run}, {"HTTP", public}})
+	a.onClose(public.close)
+	units := slices.Concat(deviceUnits, keepers, people, []unit{{"live delivery", hub.Run}, {"HTTP", public.run}})
 	if cfg.InternalListen != "" {
-		internal, err := a.listen("internal HTTP", cfg.InternalListen, "", "", a.web.Internal())
+		internal, err := listen(log, listener{Name: "internal HTTP", Address: cfg.InternalListen, Handler: a.web.Internal(), Grace: grace})
 		if err != nil {
 			return nil, err
 		}
-		units = append(units, unit{"internal HTTP", internal})
+		a.onClose(internal.close)
+		units = append(units, unit{"internal HTTP", internal.run})
 	}
 	units = append(units, carriers...) // they end when the streams have ended
 	units = append(units,
@@ -348,7 +350,7 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 		unit{"event streams", func(ctx context.Context) error {
 			bye := context.AfterFunc(ctx, func() { connections.Close(goodbye) })
 			defer bye()
-			return streams.Run(ctx, time.Duration(cfg.GracefulShutdownTimeout)/2)
+			return streams.Run(ctx, grace)
 		}})
 	return slices.Concat(units, sources, rotationUnits, campaignUnits), nil
 }
@@ -406,51 +408,6 @@ func (r reader) Follow(ctx context.Context, devices []fleet.DeviceRef, want stre
 		}
 	}
 	return r.Reader.Follow(ctx, devices, w)
-}
-
-// listen opens a listener and returns what serves it.
-func (a *app) listen(name, address, cert, key string, handler http.Handler) (func(context.Context) error, error) {
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("%s listener: %w", name, err)
-	}
-	server := &http.Server{
-		Handler:           handler,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
-	}
-	serve := func() error { return server.Serve(listener) }
-	if cert != "" {
-		pair, err := tls.LoadX509KeyPair(cert, key)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("TLS_CERT and TLS_KEY: %w", err), listener.Close())
-		}
-		server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
-		serve = func() error { return server.ServeTLS(listener, "", "") }
-	}
-	a.onClose(server.Close)
-	a.log.Info(name+" listens", "address", listener.Addr().String(), "tls", cert != "")
-	return func(ctx context.Context) error {
-		ended := make(chan error, 1)
-		go func() { ended <- serve() }()
-		select {
-		case err := <-ended:
-			return err
-		case <-ctx.Done():
-		}
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(a.cfg.GracefulShutdownTimeout)/2)
-		defer cancel()
-		if err := server.Shutdown(grace); err != nil {
-			a.log.Warn("requests were cut off by the shutdown", "listener", name, "err", err)
-			_ = server.Close() // its error is of closing what is gone
-		}
-		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return nil
-	}, nil
 }
 
 // observeJournal adds the gauges that are read when they are asked for.

@@ -2,8 +2,6 @@ package app
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -22,6 +20,9 @@ import (
 // gatewayGrace is what answers that are under way may take when the gateway is
 // shut down, after its streams have ended.
 const gatewayGrace = 2 * time.Second
+
+// gatewayShutdown is what the whole shutdown may take.
+const gatewayShutdown = 15 * time.Second
 
 // Gateway runs the SSE gateway until ctx ends, and then shuts it down in order:
 // no new streams, the clients and the backend are told, the listeners close.
@@ -57,75 +58,27 @@ func Gateway(ctx context.Context, cfg config.Gateway, log *slog.Logger) (err err
 		log.Warn("CALLBACK_URL is not set: no stream will be opened")
 	}
 
-	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
-	var servers []func() // each ends one and waits for it
-	ended := make(chan error, 2)
-	listen := func(name, address string, handler http.Handler) error {
-		l, err := net.Listen("tcp", address)
-		if err != nil {
-			return fmt.Errorf("%s listener: %w", name, err)
-		}
-		log.Info(name+" listens", "address", l.Addr().String())
-		s := &http.Server{
-			Handler:           handler,
-			ReadHeaderTimeout: 10 * time.Second,
-			ReadTimeout:       30 * time.Second, // a stream is taken over, and has no such limit
-			IdleTimeout:       2 * time.Minute,
-			MaxHeaderBytes:    64 << 10,
-			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-
-			DisableGeneralOptionsHandler: true,
-		}
-		done := make(chan struct{})
-		go func() {
-			err := s.Serve(l)
-			if !errors.Is(err, http.ErrServerClosed) {
-				ended <- err
-			}
-			close(done)
-		}()
-		servers = append(servers, func() {
-			grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), gatewayGrace)
-			defer cancel()
-			if s.Shutdown(grace) != nil {
-				log.Warn("requests were cut off by the shutdown", "listener", name)
-				_ = s.Close() // its error is of closing what is gone
-			}
-			<-done
-		})
-		return nil
-	}
-	defer func() {
-		for _, stop := range servers {
-			stop()
-		}
-	}()
-	if err := listen("gateway", net.JoinHostPort(cfg.Host, strconv.Itoa(int(cfg.Port))), server); err != nil {
-		return err
-	}
+	listeners := []listener{{
+		Name: "gateway", Address: net.JoinHostPort(cfg.Host, strconv.Itoa(int(cfg.Port))), Handler: server,
+		ReadTimeout: 30 * time.Second, // a stream is taken over, and has no such limit
+	}}
 	if cfg.InternalListen != "" {
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 		mux.Handle("GET /healthz", server)
 		mux.Handle("GET /readyz", server)
-		if err := listen("internal", cfg.InternalListen, mux); err != nil {
+		listeners = append(listeners, listener{Name: "internal", Address: cfg.InternalListen, Handler: mux})
+	}
+	var units []unit
+	for _, l := range listeners {
+		l.Grace = gatewayGrace
+		s, err := listen(log, l)
+		if err != nil {
 			return err
 		}
+		defer s.close() // its error is of closing what is gone
+		units = append(units, unit{l.Name, s.run})
 	}
-	stopped := make(chan error, 1)
-	go func() { stopped <- server.Run(own) }()
-	log.Info("the gateway is ready")
-	start := time.Now()
-	select {
-	case <-ctx.Done():
-		start = time.Now()
-		log.Info("shutting down")
-	case err = <-ended:
-		log.Error("shutting down because a listener failed", "err", err)
-	}
-	cancel()
-	err = errors.Join(err, <-stopped)
-	log.Info("streams closed", "seconds", time.Since(start).Seconds())
-	return err
+	units = append(units, unit{"streams", server.Run})
+	return process{log: log, ready: "the gateway is ready", limit: gatewayShutdown}.run(ctx, units)
 }

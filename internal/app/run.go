@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 )
@@ -17,10 +18,19 @@ type unit struct {
 
 var errStopped = errors.New("stopped by itself")
 
-// run starts the units in order, waits until ctx ends, a drain is asked for or
-// a unit fails, and stops them in the reverse order, each when the ones after
-// it are at rest.
-func (a *app) run(ctx context.Context, units []unit) error {
+// process is what runs units.
+type process struct {
+	log      *slog.Logger
+	ready    string          // is logged when all have started
+	limit    time.Duration   // of the shutdown
+	stop     <-chan struct{} // asks for a shutdown; nil: only the context does
+	stopping func()          // is called when it begins, if not nil
+}
+
+// run starts the units in order, waits until ctx ends, stop says so or a unit
+// fails, and stops them in the reverse order, each when the ones after it are at
+// rest.
+func (p process) run(ctx context.Context, units []unit) error {
 	ended := make(chan error, len(units))
 	var stops []func()
 	for _, u := range units {
@@ -38,18 +48,20 @@ func (a *app) run(ctx context.Context, units []unit) error {
 		}()
 		stops = append(stops, func() { cancel(); <-done })
 	}
-	a.log.Info("signalbox is ready")
+	p.log.Info(p.ready)
 
 	var failure error
 	select {
 	case <-ctx.Done():
-	case <-a.stop:
+	case <-p.stop:
 	case failure = <-ended:
-		a.log.Error("shutting down because a part failed", "err", failure)
+		p.log.Error("shutting down because a part failed", "err", failure)
 	}
-	a.log.Info("shutting down")
+	p.log.Info("shutting down")
 	start := time.Now()
-	a.web.Drain()
+	if p.stopping != nil {
+		p.stopping()
+	}
 	rest := make(chan struct{})
 	go func() {
 		defer close(rest)
@@ -57,12 +69,11 @@ func (a *app) run(ctx context.Context, units []unit) error {
 			stop()
 		}
 	}()
-	limit := time.Duration(a.cfg.GracefulShutdownTimeout)
 	select {
 	case <-rest:
-		a.log.Info("shut down", "seconds", time.Since(start).Seconds())
-	case <-time.After(limit):
-		return errors.Join(failure, fmt.Errorf("the shutdown took longer than %s and was cut short", limit))
+		p.log.Info("shut down", "seconds", time.Since(start).Seconds())
+	case <-time.After(p.limit):
+		return errors.Join(failure, fmt.Errorf("the shutdown took longer than %s and was cut short", p.limit))
 	}
 	for {
 		select {
