@@ -4,20 +4,18 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"syscall"
 	"time"
+
+	"signalbox/bench/target"
 )
 
 // server is one of the two that are compared.
@@ -113,34 +111,24 @@ func (f *floorServer) request(_ string, device int) string {
 // signalbox is Signalbox in a process and a directory of its own.
 type signalbox struct {
 	*process
-	api, mqtt string
-	client    *http.Client
-	model     int64
-	devices   []int64 // ids
+	api     *target.API
+	mqtt    string
+	model   int64
+	devices []int64 // ids
 }
 
 func startSignalbox(ctx context.Context, program, dir string) (server, error) {
-	var ports [3]string
-	var listeners []net.Listener
-	for i := range ports {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		listeners = append(listeners, listener) // all open at once, so that they differ
-		ports[i] = strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
-	}
-	for _, l := range listeners {
-		l.Close()
+	addrs, err := target.Addrs(3)
+	if err != nil {
+		return nil, err
 	}
 	s := &signalbox{
-		api: "127.0.0.1:" + ports[0], mqtt: "127.0.0.1:" + ports[2],
-		client: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
+		api:  &target.API{Addr: addrs[0], Client: &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}},
+		mqtt: addrs[2],
 	}
-	var err error
 	var stdout io.ReadCloser
 	s.process, stdout, err = start(filepath.Join(dir, "signalbox.log"), []string{
-		"HOST=127.0.0.1", "PORT=" + ports[0], "INTERNAL_LISTEN=127.0.0.1:" + ports[1], "MQTT_LISTEN=" + s.mqtt,
+		"HOST=127.0.0.1", target.Port(addrs[0]), "INTERNAL_LISTEN=" + addrs[1], "MQTT_LISTEN=" + s.mqtt,
 		"DATA_DIR=" + filepath.Join(dir, "data"), "LOG_LEVEL=warn", "MAX_STREAMS=20000",
 	}, program, "serve")
 	if err != nil {
@@ -148,7 +136,7 @@ func startSignalbox(ctx context.Context, program, dir string) (server, error) {
 	}
 	go io.Copy(io.Discard, stdout) // ends with the process
 	for began := time.Now(); ; {
-		err = s.do(ctx, http.MethodGet, "/health/readyz", nil, nil)
+		err = s.api.Do(ctx, http.MethodGet, "/health/readyz", nil, nil)
 		if err == nil {
 			break
 		}
@@ -157,75 +145,42 @@ func startSignalbox(ctx context.Context, program, dir string) (server, error) {
 		}
 		sleep(ctx, 20*time.Millisecond)
 	}
-	var made struct{ ID int64 }
-	if err = s.do(ctx, http.MethodPost, "/api/device-models", map[string]string{"code": "bench", "name": "Bench"}, &made); err != nil {
+	if s.model, err = s.api.Model(ctx, "bench"); err != nil {
 		return nil, errors.Join(err, s.stop())
 	}
-	s.model = made.ID
 	return s, nil
 }
 
 func (s *signalbox) name() string    { return "signalbox" }
-func (s *signalbox) streams() string { return s.api }
+func (s *signalbox) streams() string { return s.api.Addr }
 
 func (s *signalbox) shares() bool { return true }
 
 func (s *signalbox) publishing(run string) (string, protocol) { return s.mqtt, mqtt(run) }
 
 func (s *signalbox) request(stream string, _ int) string {
-	return "GET /api/sse/stream?request_id=" + stream + " HTTP/1.1\r\nHost: " + s.api + "\r\nAccept: text/event-stream\r\n\r\n"
+	return "GET /api/sse/stream?request_id=" + stream + " HTTP/1.1\r\nHost: " + s.api.Addr + "\r\nAccept: text/event-stream\r\n\r\n"
 }
 
 func (s *signalbox) prepare(ctx context.Context, devices int) error {
 	for len(s.devices) < devices {
-		var made struct{ ID int64 }
-		config := fmt.Sprintf(`{"deviceEntityId":%q}`, entity(len(s.devices)))
-		if err := s.do(ctx, http.MethodPost, "/api/devices", map[string]any{"device_model_id": s.model, "config": config}, &made); err != nil {
+		id, err := s.api.Device(ctx, s.model, entity(len(s.devices)))
+		if err != nil {
 			return err
 		}
-		s.devices = append(s.devices, made.ID)
+		s.devices = append(s.devices, id)
 	}
 	return nil
 }
 
 func (s *signalbox) follow(ctx context.Context, stream string, device int) error {
 	body := map[string]any{"request_id": stream, "device_id": s.devices[device]}
-	return s.do(ctx, http.MethodPost, "/api/device-logs/subscribe", body, nil)
+	return s.api.Do(ctx, http.MethodPost, "/api/device-logs/subscribe", body, nil)
 }
 
 func (s *signalbox) stop() error {
-	s.client.CloseIdleConnections()
+	s.api.Client.CloseIdleConnections()
 	return s.process.stop()
-}
-
-// do makes one request and reads the JSON of the answer into out, unless that is nil.
-func (s *signalbox) do(ctx context.Context, method, path string, in, out any) error {
-	var body io.Reader
-	if in != nil {
-		b, err := json.Marshal(in)
-		if err != nil {
-			return err
-		}
-		body = bytes.NewReader(b)
-	}
-	request, err := http.NewRequestWithContext(ctx, method, "http://"+s.api+path, body)
-	if err != nil {
-		return err
-	}
-	request.Header.Set("Content-Type", "application/json")
-	answer, err := s.client.Do(request)
-	if err != nil {
-		return err
-	}
-	defer answer.Body.Close()
-	b, err := io.ReadAll(answer.Body)
-	if err == nil && answer.StatusCode/100 != 2 {
-		err = fmt.Errorf("%s %s: %s %s", method, path, answer.Status, b)
-	}
-	if err == nil && out != nil {
-		err = json.Unmarshal(b, out)
-	}
-	return err
 }
 
 // sleep returns early when ctx ends.

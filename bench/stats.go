@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"math"
 	"math/bits"
@@ -12,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"signalbox/bench/target"
 )
 
 // histogram counts values of 0 and more; a quantile is at most 1/64 too high.
@@ -52,44 +53,29 @@ type usage struct {
 
 func readUsage(pid int) (usage, error) {
 	u := usage{at: time.Now()}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
+	var err error
+	if u.memory, err = target.Memory(pid); err != nil {
 		return u, fmt.Errorf("the server is gone: %w", err)
 	}
-	_, rest, _ := strings.Cut(string(status), "VmRSS:")
-	if f := strings.Fields(rest); len(f) > 0 {
-		u.memory, _ = strconv.ParseInt(f[0], 10, 64)
-	}
-	if u.server, err = processor(strconv.Itoa(pid)); err != nil {
+	server, err := target.CPU(pid)
+	if err != nil {
 		return u, err
 	}
-	if u.self, err = processor("self"); err != nil {
+	self, err := target.CPU(os.Getpid())
+	if err != nil {
 		return u, err
 	}
+	u.server, u.self = server.Seconds(), self.Seconds()
 	stat, err := os.ReadFile("/proc/stat")
 	first, _, _ := strings.Cut(string(stat), "\n")
 	for i, f := range strings.Fields(first) {
 		// proc_stat(5): cpu user nice system idle iowait irq softirq steal, then guests.
 		if i >= 1 && i <= 8 && i != 4 && i != 5 {
 			n, _ := strconv.ParseFloat(f, 64)
-			u.machine += n / ticks
+			u.machine += n / target.Ticks
 		}
 	}
 	return u, err
-}
-
-const ticks = 100 // a second, on every Linux that Go runs on
-
-// processor returns the processor seconds of a process, from proc_pid_stat(5).
-func processor(pid string) (float64, error) {
-	b, err := os.ReadFile("/proc/" + pid + "/stat")
-	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	if err != nil || len(f) < 13 {
-		return 0, fmt.Errorf("processor time of %s: %w", pid, err)
-	}
-	user, _ := strconv.ParseFloat(f[11], 64)
-	system, _ := strconv.ParseFloat(f[12], 64)
-	return (user + system) / ticks, nil
 }
 
 // median returns the middle one, or 0 of none.

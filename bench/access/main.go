@@ -17,21 +17,20 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"text/tabwriter"
 	"time"
+
+	"signalbox/bench/target"
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
@@ -42,14 +41,7 @@ const (
 	devices = 50
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "access:", err)
-		os.Exit(1)
-	}
-}
+func main() { target.Main("access", run) }
 
 func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 	flags := flag.NewFlagSet("access", flag.ContinueOnError)
@@ -63,9 +55,9 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	program := filepath.Join(dir, "signalbox")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", program, "signalbox/cmd/signalbox").CombinedOutput(); err != nil {
-		return fmt.Errorf("%w\n%s", err, out)
+	program, err := target.Build(ctx, dir)
+	if err != nil {
+		return err
 	}
 	p, err := startProvider()
 	if err != nil {
@@ -77,13 +69,13 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 		s.program, s.dir = program, filepath.Join(dir, strconv.Itoa(i))
 		if i == 2 {
 			s.env = []string{"OIDC_ENABLED=true", "OIDC_ISSUER_URL=" + p.URL, "OIDC_CLIENT_ID=signalbox", "OIDC_CLIENT_SECRET=of no use here"}
-			s.token = p.token
+			s.Token = p.token
 		}
 		if err := s.start(ctx); err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, s.stop()) }()
-		if err := s.fill(ctx); err != nil {
+		defer func() { err = errors.Join(err, s.Stop()) }()
+		if s.devices, err = s.Devices(ctx, devices); err != nil {
 			return err
 		}
 		if i == 1 {
@@ -91,7 +83,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 				return err
 			}
 		}
-		if err := s.refuses(ctx, s.token != ""); err != nil {
+		if err := s.refuses(ctx, s.Token != ""); err != nil {
 			return err
 		}
 	}
@@ -125,91 +117,22 @@ func median(v []float64) float64 {
 
 // server is a Signalbox of its own.
 type server struct {
-	name, program, dir, token string
-	env                       []string
-	addr                      string
-	cmd                       *exec.Cmd
-	devices                   []int64
-	rates                     []float64
+	target.API
+	*target.Process
+	name, program, dir string
+	env                []string
+	devices            []int64
+	rates              []float64
 }
 
 func (s *server) start(ctx context.Context) error {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addrs, err := target.Addrs(1)
 	if err != nil {
 		return err
 	}
-	s.addr = l.Addr().String()
-	if err := l.Close(); err != nil {
-		return err
-	}
-	_, port, _ := net.SplitHostPort(s.addr) // it is one
-	s.env = append(s.env, "PORT="+port, "DATA_DIR="+s.dir, "MQTT_LISTEN=", "INTERNAL_LISTEN=", "BASEURL=http://"+s.addr, "LOG_LEVEL=error")
-	s.cmd = exec.Command(s.program, "serve")
-	s.cmd.Env = append(os.Environ(), s.env...)
-	s.cmd.Stderr = os.Stderr
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := s.cmd.Start(); err != nil {
-		return err
-	}
-	for range 1000 {
-		if status, _, err := s.ask(ctx, "GET", "/health/readyz", nil); err == nil && status == http.StatusOK {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), s.stop())
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-	return errors.Join(errors.New("it does not become ready"), s.stop())
-}
-
-func (s *server) stop() error {
-	_ = s.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
-	return s.cmd.Wait()
-}
-
-func (s *server) ask(ctx context.Context, method, path string, body any) (int, []byte, error) {
-	text, err := json.Marshal(body)
-	if err != nil {
-		return 0, nil, err
-	}
-	q, err := http.NewRequestWithContext(ctx, method, "http://"+s.addr+path, bytes.NewReader(text))
-	if err != nil {
-		return 0, nil, err
-	}
-	q.Header.Set("Content-Type", "application/json")
-	if s.token != "" {
-		q.Header.Set("Authorization", "Bearer "+s.token)
-	}
-	a, err := http.DefaultClient.Do(q)
-	if err != nil {
-		return 0, nil, err
-	}
-	defer a.Body.Close()
-	content, err := io.ReadAll(a.Body)
-	return a.StatusCode, content, err
-}
-
-// fill makes the devices that are asked for.
-func (s *server) fill(ctx context.Context) error {
-	made := func(path string, body any) (int64, error) {
-		status, content, err := s.ask(ctx, "POST", path, body)
-		if err != nil {
-			return 0, err
-		}
-		if status != http.StatusCreated {
-			return 0, fmt.Errorf("%s: POST %s: %d %s", s.name, path, status, content)
-		}
-		var it struct{ ID int64 }
-		return it.ID, json.Unmarshal(content, &it)
-	}
-	model, err := made("/api/device-models", map[string]any{"code": "board", "name": "Board"})
-	for n := 0; err == nil && n < devices; n++ {
-		var id int64
-		id, err = made("/api/devices", map[string]any{"device_model_id": model, "config": fmt.Sprintf(`{"deviceName":"Board %d","deviceEntityId":"board_%d"}`, n, n)})
-		s.devices = append(s.devices, id)
-	}
+	s.Addr = addrs[0]
+	s.env = append(s.env, target.Port(s.Addr), "DATA_DIR="+s.dir, "MQTT_LISTEN=", "INTERNAL_LISTEN=", "BASEURL=http://"+s.Addr, "LOG_LEVEL=error")
+	s.Process, err = target.Start(ctx, "http://"+s.Addr+"/health/readyz", s.env, s.program, "serve")
 	return err
 }
 
@@ -231,19 +154,20 @@ func (s *server) login(ctx context.Context) error {
 		return err
 	}
 	var err error
-	s.token, err = command("", "token", "add", "--user", "bench", "--name", "bench", "--role", "viewer")
+	s.Token, err = command("", "token", "add", "--user", "bench", "--name", "bench", "--role", "viewer")
 	return err
 }
 
 // refuses checks that the server wants to know who asks, if it should.
 func (s *server) refuses(ctx context.Context, wanted bool) error {
-	without := &server{addr: s.addr}
+	without := &target.API{Addr: s.Addr}
 	for range 100 {
-		status, _, err := without.ask(ctx, "GET", "/api/devices", nil)
-		if err != nil {
+		err := without.Do(ctx, "GET", "/api/devices", nil, nil)
+		refused, no := errors.AsType[*target.StatusError](err)
+		if err != nil && !no {
 			return err
 		}
-		if status == http.StatusUnauthorized == wanted {
+		if (no && refused.Status == http.StatusUnauthorized) == wanted {
 			return nil
 		}
 		time.Sleep(20 * time.Millisecond) // it looks for accounts now and then
@@ -272,12 +196,12 @@ func (s *server) measure(ctx context.Context, length time.Duration) (rate float6
 }
 
 func (s *server) one(ctx context.Context, transport *http.Transport, id int64) error {
-	q, err := http.NewRequestWithContext(ctx, "GET", fmt.Sprintf("http://%s/api/devices/%d", s.addr, id), nil)
+	q, err := http.NewRequestWithContext(ctx, "GET", fmt.Sprintf("http://%s/api/devices/%d", s.Addr, id), nil)
 	if err != nil {
 		return err
 	}
-	if s.token != "" {
-		q.Header.Set("Authorization", "Bearer "+s.token)
+	if s.Token != "" {
+		q.Header.Set("Authorization", "Bearer "+s.Token)
 	}
 	a, err := transport.RoundTrip(q)
 	if err != nil {

@@ -8,37 +8,25 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
-	"os/exec"
-	"os/signal"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
+
+	"signalbox/bench/target"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "gateway:", err)
-		os.Exit(1)
-	}
-}
+func main() { target.Main("gateway", run) }
 
 func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 	flags := flag.NewFlagSet("gateway", flag.ContinueOnError)
@@ -56,31 +44,31 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	b := &bench{program: filepath.Join(dir, "signalbox")}
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", b.program, "signalbox/cmd/signalbox").CombinedOutput(); err != nil {
-		return fmt.Errorf("%w\n%s", err, out)
-	}
-	addrs, err := freeAddrs(3)
+	program, err := target.Build(ctx, dir)
 	if err != nil {
 		return err
 	}
-	b.serve, b.mqtt, b.gateway = addrs[0], addrs[1], addrs[2]
-	_, servePort, _ := net.SplitHostPort(b.serve) // they are addresses
-	_, gatewayPort, _ := net.SplitHostPort(b.gateway)
-	g, err := b.start(ctx, b.gateway+"/readyz", []string{"HOST=127.0.0.1", "PORT=" + gatewayPort, "CALLBACK_URL=http://" + b.serve + "/api/sse/callback", "CALLBACK_SECRET=s", "LOG_LEVEL=error", "RABBITMQ_URL=" + *rabbit}, "gateway")
+	addrs, err := target.Addrs(3)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, stop(g)) }()
-	s, err := b.start(ctx, b.serve+"/health/readyz", []string{
-		"HOST=127.0.0.1", "PORT=" + servePort, "DATA_DIR=" + dir, "MQTT_LISTEN=" + b.mqtt, "MQTT_AUTH=off", "INTERNAL_LISTEN=", "LOG_LEVEL=error", "MAX_STREAMS=50000",
+	b := &bench{serve: &target.API{Addr: addrs[0]}, mqtt: addrs[1], gateway: addrs[2]}
+	g, err := target.Start(ctx, "http://"+b.gateway+"/readyz", []string{
+		"HOST=127.0.0.1", target.Port(b.gateway), "CALLBACK_URL=http://" + b.serve.Addr + "/api/sse/callback", "CALLBACK_SECRET=s", "LOG_LEVEL=error", "RABBITMQ_URL=" + *rabbit,
+	}, program, "gateway")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, g.Stop()) }()
+	s, err := target.Start(ctx, "http://"+b.serve.Addr+"/health/readyz", []string{
+		"HOST=127.0.0.1", target.Port(b.serve.Addr), "DATA_DIR=" + dir, "MQTT_LISTEN=" + b.mqtt, "MQTT_AUTH=off", "INTERNAL_LISTEN=", "LOG_LEVEL=error", "MAX_STREAMS=50000",
 		"SSE_GATEWAY_URL=http://" + b.gateway, "SSE_CALLBACK_SECRET=s", "RABBITMQ_URL=" + *rabbit,
-	}, "serve")
+	}, program, "serve")
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, stop(s)) }()
-	if err := b.fill(ctx, *streams); err != nil {
+	defer func() { err = errors.Join(err, s.Stop()) }()
+	if b.devices, err = b.serve.Devices(ctx, *streams); err != nil {
 		return err
 	}
 	client := mqtt.NewClient(mqtt.NewClientOptions().AddBroker("tcp://" + b.mqtt).SetClientID("bench"))
@@ -91,7 +79,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 	ways := []struct {
 		name, addr string
 		p50, p99   []float64
-	}{{name: "serve", addr: b.serve}, {name: "gateway", addr: b.gateway}}
+	}{{name: "serve", addr: b.serve.Addr}, {name: "gateway", addr: b.gateway}}
 	for n := range *rounds + 1 {
 		for i := range ways {
 			took, err := b.measure(ctx, client, ways[i].addr, *rate, *piece)
@@ -138,103 +126,21 @@ func at(v []float64, part float64) float64 {
 }
 
 type bench struct {
-	program, serve, mqtt, gateway string
-	devices                       []int64
-}
-
-func freeAddrs(n int) (addrs []string, err error) {
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		addrs = append(addrs, l.Addr().String())
-	}
-	return addrs, nil
-}
-
-// start runs a command of the program and waits until it is ready.
-func (b *bench) start(ctx context.Context, ready string, env []string, command string) (*exec.Cmd, error) {
-	cmd := exec.Command(b.program, command)
-	cmd.Env, cmd.Stderr = append(os.Environ(), env...), os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	for range 1000 {
-		if a, err := http.Get("http://" + ready); err == nil {
-			a.Body.Close()
-			if a.StatusCode == http.StatusOK {
-				return cmd, nil
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(ctx.Err(), stop(cmd))
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-	return nil, errors.Join(fmt.Errorf("%s does not become ready", command), stop(cmd))
-}
-
-func stop(cmd *exec.Cmd) error {
-	_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
-	return cmd.Wait()
+	serve         *target.API
+	mqtt, gateway string
+	devices       []int64
 }
 
 // memories returns the resident memory of processes in kB.
-func memories(processes ...*exec.Cmd) (kB []int, err error) {
-	for _, cmd := range processes {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
-		if err != nil {
-			return nil, err
-		}
-		_, rest, _ := strings.Cut(string(text), "VmRSS:")
-		n, err := strconv.Atoi(strings.Fields(rest)[0])
+func memories(processes ...*target.Process) (kB []int64, err error) {
+	for _, p := range processes {
+		n, err := target.Memory(p.PID())
 		if err != nil {
 			return nil, err
 		}
 		kB = append(kB, n)
 	}
 	return kB, nil
-}
-
-func (b *bench) post(ctx context.Context, path string, body any, answer any) error {
-	text, err := json.Marshal(body)
-	if err != nil {
-		return err
-	}
-	q, err := http.NewRequestWithContext(ctx, "POST", "http://"+b.serve+path, bytes.NewReader(text))
-	if err != nil {
-		return err
-	}
-	q.Header.Set("Content-Type", "application/json")
-	a, err := http.DefaultClient.Do(q)
-	if err != nil {
-		return err
-	}
-	defer a.Body.Close()
-	content, err := io.ReadAll(a.Body)
-	if err == nil && a.StatusCode > 299 {
-		err = fmt.Errorf("POST %s: %d %s", path, a.StatusCode, content)
-	}
-	if err != nil || answer == nil {
-		return err
-	}
-	return json.Unmarshal(content, answer)
-}
-
-// fill makes the devices.
-func (b *bench) fill(ctx context.Context, devices int) error {
-	var it struct{ ID int64 }
-	err := b.post(ctx, "/api/device-models", map[string]any{"code": "board", "name": "Board"}, &it)
-	model := it.ID
-	for n := 0; err == nil && n < devices; n++ {
-		err = b.post(ctx, "/api/devices", map[string]any{"device_model_id": model, "config": fmt.Sprintf(`{"deviceName":"Board %d","deviceEntityId":"board_%d"}`, n, n)}, &it)
-		b.devices = append(b.devices, it.ID)
-	}
-	return err
 }
 
 // open opens streams, one after the other; each goes on with read, if that is
@@ -298,7 +204,7 @@ func (b *bench) measure(ctx context.Context, client mqtt.Client, addr string, ra
 	}
 	defer end()
 	for i, d := range b.devices {
-		if err := b.post(ctx, "/api/device-logs/subscribe", map[string]any{"request_id": fmt.Sprint("r", i), "device_id": d}, nil); err != nil {
+		if err := b.serve.Do(ctx, "POST", "/api/device-logs/subscribe", map[string]any{"request_id": fmt.Sprint("r", i), "device_id": d}, nil); err != nil {
 			return nil, err
 		}
 	}

@@ -14,11 +14,8 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -26,17 +23,11 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"signalbox/bench/target"
 	"signalbox/internal/sim"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "rotation:", err)
-		os.Exit(1)
-	}
-}
+func main() { target.Main("rotation", run) }
 
 func run(ctx context.Context, args []string, stdout io.Writer) error {
 	flags := flag.NewFlagSet("rotation", flag.ContinueOnError)
@@ -51,9 +42,9 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	program := filepath.Join(dir, "signalbox")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", program, "signalbox/cmd/signalbox").CombinedOutput(); err != nil {
-		return fmt.Errorf("%w\n%s", err, out)
+	program, err := target.Build(ctx, dir)
+	if err != nil {
+		return err
 	}
 	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "in flight\tdevices\ttotal\tper device\tin its slot\tthinking\tin requests\tbetween\tCPU\tratio\t")
@@ -86,13 +77,15 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 
 // fleet is a Signalbox of its own with its simulated devices.
 type fleet struct {
-	program, dir        string
-	devices             int
-	think               time.Duration
-	api, internal, mqtt string
-	server, boards      *exec.Cmd
-	said                *os.File
-	report              string
+	program, dir string
+	devices      int
+	think        time.Duration
+	api          target.API
+	mqtt         string
+	server       *target.Process
+	boards       *exec.Cmd
+	said         *os.File
+	report       string
 }
 
 // measured is how a rotation of all devices went.
@@ -119,7 +112,7 @@ func (f *fleet) measure(ctx context.Context, inFlight int) (m measured, err erro
 	var queued struct {
 		Queued int `json:"queued_count"`
 	}
-	if err := f.ask(ctx, "POST", "/api/rotation/trigger", &queued); err != nil {
+	if err := f.api.Do(ctx, "POST", "/api/rotation/trigger", nil, &queued); err != nil {
 		return m, err
 	}
 	if queued.Queued != f.devices {
@@ -129,7 +122,7 @@ func (f *fleet) measure(ctx context.Context, inFlight int) (m measured, err erro
 		var status struct {
 			Counts map[string]int `json:"counts_by_state"`
 		}
-		if err := f.ask(ctx, "GET", "/api/rotation/status", &status); err != nil {
+		if err := f.api.Do(ctx, "GET", "/api/rotation/status", nil, &status); err != nil {
 			return m, err
 		}
 		if n := status.Counts; n["OK"] == f.devices {
@@ -167,40 +160,19 @@ func (f *fleet) measure(ctx context.Context, inFlight int) (m measured, err erro
 
 // start runs the server.
 func (f *fleet) start(ctx context.Context, inFlight int) error {
-	for _, addr := range []*string{&f.api, &f.internal, &f.mqtt} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return err
-		}
-		*addr = l.Addr().String()
-		if err := l.Close(); err != nil {
-			return err
-		}
+	addrs, err := target.Addrs(3)
+	if err != nil {
+		return err
 	}
+	f.api.Addr, f.mqtt = addrs[0], addrs[2]
 	if err := os.MkdirAll(f.dir, 0o700); err != nil {
 		return err
 	}
-	_, port, _ := net.SplitHostPort(f.api) // it is one
-	f.server = exec.Command(f.program, "serve")
-	f.server.Dir = f.dir
-	f.server.Env = append(os.Environ(), "PORT="+port, "DATA_DIR="+filepath.Join(f.dir, "data"), "MQTT_LISTEN="+f.mqtt, "INTERNAL_LISTEN="+f.internal,
-		"BASEURL=http://"+f.api, "MQTT_AUTH=token", "LOG_LEVEL=error", "ROTATION_IN_FLIGHT="+strconv.Itoa(inFlight))
-	f.server.Stderr = os.Stderr
-	f.server.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := f.server.Start(); err != nil {
-		return err
-	}
-	for range 1000 {
-		if f.ask(ctx, "GET", "/health/readyz", nil) == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), f.stop())
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-	return errors.Join(errors.New("it does not become ready"), f.stop())
+	f.server, err = target.Start(ctx, "http://"+f.api.Addr+"/health/readyz", []string{
+		target.Port(f.api.Addr), "DATA_DIR=" + filepath.Join(f.dir, "data"), "MQTT_LISTEN=" + f.mqtt, "INTERNAL_LISTEN=" + addrs[1],
+		"BASEURL=http://" + f.api.Addr, "MQTT_AUTH=token", "LOG_LEVEL=error", "ROTATION_IN_FLIGHT=" + strconv.Itoa(inFlight),
+	}, f.program, "serve")
+	return err
 }
 
 // connect starts the devices and waits until all of them are connected.
@@ -211,7 +183,7 @@ func (f *fleet) connect(ctx context.Context) (err error) {
 		return err
 	}
 	f.boards = exec.Command(f.program, "sim", "--devices", strconv.Itoa(f.devices), "--rate", "0.05", "--login", "token", "--think", f.think.String(),
-		"--server", "http://"+f.api, "--mqtt", "mqtt://"+f.mqtt, "--rotate-report", f.report)
+		"--server", "http://"+f.api.Addr, "--mqtt", "mqtt://"+f.mqtt, "--rotate-report", f.report)
 	f.boards.Stderr = f.said
 	f.boards.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := f.boards.Start(); err != nil {
@@ -248,20 +220,12 @@ func (f *fleet) told() (r sim.Report, err error) {
 
 // cpu returns the time that the server and the devices have had so far.
 func (f *fleet) cpu() (sum time.Duration, err error) {
-	const tick = 10 * time.Millisecond // proc(5): USER_HZ is 100 on every Linux that Go runs on
-	for _, cmd := range []*exec.Cmd{f.server, f.boards} {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid))
+	for _, pid := range []int{f.server.PID(), f.boards.Process.Pid} {
+		one, err := target.CPU(pid)
 		if err != nil {
 			return 0, err
 		}
-		fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-		for _, at := range []int{11, 12} { // utime and stime, counted from what follows the name
-			n, err := strconv.ParseInt(fields[at], 10, 64)
-			if err != nil {
-				return 0, err
-			}
-			sum += time.Duration(n) * tick
-		}
+		sum += one
 	}
 	return sum, nil
 }
@@ -274,29 +238,5 @@ func (f *fleet) stop() error {
 	if f.said != nil {
 		_ = f.said.Close()
 	}
-	_ = f.server.Process.Signal(syscall.SIGTERM) // it may have ended
-	return f.server.Wait()
-}
-
-func (f *fleet) ask(ctx context.Context, method, path string, out any) error {
-	q, err := http.NewRequestWithContext(ctx, method, "http://"+f.api+path, nil)
-	if err != nil {
-		return err
-	}
-	a, err := http.DefaultClient.Do(q)
-	if err != nil {
-		return err
-	}
-	defer a.Body.Close()
-	content, err := io.ReadAll(a.Body)
-	if err != nil {
-		return err
-	}
-	if a.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s %s: %d %s", method, path, a.StatusCode, content)
-	}
-	if out == nil {
-		return nil
-	}
-	return json.Unmarshal(content, out)
+	return f.server.Stop()
 }
