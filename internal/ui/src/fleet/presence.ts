@@ -2,9 +2,7 @@
 
 import { request } from "../api/client";
 import type { Presence, PresenceList } from "../api/types";
-
-const interval = 15_000;
-const longest = 120_000;
+import { Poll, Watchers } from "../parts/poll";
 
 /** Whether two answers say the same of a device as far as it is shown. A moment of being seen more is not. */
 function same(a: Presence, b: Presence): boolean {
@@ -31,62 +29,29 @@ export function mergePresence(known: Map<number, Presence>, answer: PresenceList
 }
 
 /**
- * Asks every fifteen seconds while the tab is seen, less often while the server does not answer. It says nothing of failures: the
- * fleet's own store meets the same ones, and what is known stands until the next answer.
+ * Asks every fifteen seconds. It says nothing of failures: the fleet's own store meets the same ones, and what is known stands until the
+ * next answer.
  */
 export class PresenceStore {
   /** By device id. Not to be changed from outside. */
   readonly known = new Map<number, Presence>();
-  #failures = 0;
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  #running: AbortController | null = null;
-  readonly #ofDevice = new Map<number, Set<() => void>>();
+  readonly #watchers = new Watchers();
+  readonly #poll = new Poll<PresenceList>({
+    interval: 15_000,
+    longest: 120_000,
+    ask: (signal) => request("/api/presence", { signal }),
+    came: (answer) => this.#watchers.tell(mergePresence(this.known, answer)),
+    failed: () => {},
+  });
 
   /** Begins to ask; the answer ends it. */
   start(): () => void {
-    const seen = () => {
-      this.#pause();
-      if (document.visibilityState === "visible") void this.#ask();
-    };
-    document.addEventListener("visibilitychange", seen);
-    seen();
-    return () => {
-      document.removeEventListener("visibilitychange", seen);
-      this.#pause();
-    };
+    return this.#poll.start();
   }
 
   /** Calls back when the device came or went. */
   watchDevice(id: number, changed: () => void): () => void {
-    const set = this.#ofDevice.get(id) ?? new Set();
-    this.#ofDevice.set(id, set.add(changed));
-    return () => {
-      set.delete(changed);
-      if (set.size === 0 && this.#ofDevice.get(id) === set) this.#ofDevice.delete(id);
-    };
-  }
-
-  #pause(): void {
-    clearTimeout(this.#timer);
-    this.#running?.abort();
-    this.#running = null;
-  }
-
-  async #ask(): Promise<void> {
-    const abort = new AbortController();
-    this.#running = abort;
-    let changed: ReadonlySet<number> = new Set();
-    try {
-      const answer = await request<PresenceList>("/api/presence", { signal: abort.signal });
-      if (abort.signal.aborted) return;
-      this.#failures = 0;
-      changed = mergePresence(this.known, answer);
-    } catch {
-      if (abort.signal.aborted) return;
-      this.#failures++;
-    }
-    this.#timer = setTimeout(() => void this.#ask(), Math.min(interval * 2 ** this.#failures, longest));
-    for (const id of changed) for (const l of this.#ofDevice.get(id) ?? []) l();
+    return this.#watchers.watch(id, changed);
   }
 }
 

@@ -2,6 +2,7 @@
 
 import { request } from "../api/client";
 import type { Fleet, FleetSeries } from "../api/types";
+import { Poll, Watchers } from "../parts/poll";
 import { merge, type Seen } from "./rows";
 
 /** How the asking goes, for the page to say. */
@@ -16,10 +17,7 @@ export interface FleetStatus {
   retryAt: number;
 }
 
-const interval = 2_000;
-const longest = 30_000;
-
-/** Asks for what changed every two seconds while the tab is seen, less often while the server does not answer. */
+/** Asks for what changed every two seconds. */
 export class FleetStore {
   /** By device id. Not to be changed from outside. */
   readonly seen = new Map<number, Seen>();
@@ -27,24 +25,23 @@ export class FleetStore {
   /** The server's clock less ours, milliseconds. */
   #skew = 0;
   #token: string | null = null;
-  #failures = 0;
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  #running: AbortController | null = null;
-  readonly #ofDevice = new Map<number, Set<() => void>>();
+  readonly #poll = new Poll<Fleet>({
+    interval: 2_000,
+    longest: 30_000,
+    ask: (signal) => request("/api/fleet", { query: { since: this.#token }, signal }),
+    came: (answer, next) => {
+      this.#token = answer.token;
+      this.#skew = Date.parse(answer.now) - Date.now();
+      this.#tell({ known: true, filled: answer.filled, error: null, retryAt: next }, merge(this.seen, answer));
+    },
+    failed: (error, next) => this.#tell({ ...this.#status, error, retryAt: next }, new Set()),
+  });
+  readonly #ofDevice = new Watchers();
   readonly #ofAll = new Set<(ids: ReadonlySet<number>) => void>();
 
   /** Begins to ask; the answer ends it. */
   start(): () => void {
-    const seen = () => {
-      if (document.visibilityState === "visible") this.retry();
-      else this.#pause();
-    };
-    document.addEventListener("visibilitychange", seen);
-    seen();
-    return () => {
-      document.removeEventListener("visibilitychange", seen);
-      this.#pause();
-    };
+    return this.#poll.start();
   }
 
   /** The server's time, milliseconds. */
@@ -54,8 +51,7 @@ export class FleetStore {
 
   /** Asks at once. */
   retry(): void {
-    this.#pause();
-    void this.#ask();
+    this.#poll.retry();
   }
 
   /** Calls back after every answer or failure with the ids of the devices that changed; the answer ends that. */
@@ -66,49 +62,17 @@ export class FleetStore {
 
   /** Calls back when the device did something. */
   watchDevice(id: number, changed: () => void): () => void {
-    const set = this.#ofDevice.get(id) ?? new Set();
-    this.#ofDevice.set(id, set.add(changed));
-    return () => {
-      set.delete(changed);
-      if (set.size === 0 && this.#ofDevice.get(id) === set) this.#ofDevice.delete(id);
-    };
+    return this.#ofDevice.watch(id, changed);
   }
 
-  #pause(): void {
-    clearTimeout(this.#timer);
-    this.#running?.abort();
-    this.#running = null;
-  }
-
-  async #ask(): Promise<void> {
-    const abort = new AbortController();
-    this.#running = abort;
-    try {
-      const query = { since: this.#token };
-      const answer = await request<Fleet>("/api/fleet", { query, signal: abort.signal });
-      if (abort.signal.aborted) return;
-      this.#token = answer.token;
-      this.#skew = Date.parse(answer.now) - Date.now();
-      this.#failures = 0;
-      this.#next({ known: true, filled: answer.filled, error: null }, merge(this.seen, answer));
-    } catch (error) {
-      if (abort.signal.aborted) return;
-      this.#failures++;
-      this.#next({ ...this.#status, error }, new Set());
-    }
-  }
-
-  #next(status: Omit<FleetStatus, "retryAt">, changed: ReadonlySet<number>): void {
-    const wait = Math.min(interval * 2 ** this.#failures, longest);
-    this.#timer = setTimeout(() => void this.#ask(), wait);
-    this.#status =
+  #tell(status: FleetStatus, changed: ReadonlySet<number>): void {
+    const as =
       status.error === null &&
       this.#status.error === null &&
       this.#status.known &&
-      status.filled === this.#status.filled
-        ? this.#status // the same object: nobody is drawn again for a success after a success
-        : { ...status, retryAt: Date.now() + wait };
-    for (const id of changed) for (const l of this.#ofDevice.get(id) ?? []) l();
+      status.filled === this.#status.filled;
+    if (!as) this.#status = status; // else the same object: nobody is drawn again for a success after a success
+    this.#ofDevice.tell(changed);
     for (const l of this.#ofAll) l(changed);
   }
 }
@@ -126,7 +90,7 @@ const age = 60_000;
 export class SeriesStore {
   readonly #known = new Map<number, { at: number; series: Series }>();
   readonly #asked = new Set<number>();
-  readonly #wanted = new Map<number, Set<() => void>>();
+  readonly #wanted = new Watchers();
   #timer: ReturnType<typeof setTimeout> | undefined;
   /** Since when rows that have no numbers wait for them. */
   #waiting: number | null = null;
@@ -137,13 +101,9 @@ export class SeriesStore {
 
   /** Keeps the numbers of the device fresh and calls back when they come; the answer ends that. */
   watch(id: number, changed: () => void): () => void {
-    const set = this.#wanted.get(id) ?? new Set();
-    this.#wanted.set(id, set.add(changed));
+    const unwatch = this.#wanted.watch(id, changed);
     if (this.#stale(id)) this.#soon();
-    return () => {
-      set.delete(changed);
-      if (set.size === 0 && this.#wanted.get(id) === set) this.#wanted.delete(id);
-    };
+    return unwatch;
   }
 
   #stale(id: number): boolean {
@@ -160,7 +120,7 @@ export class SeriesStore {
 
   async #ask(): Promise<void> {
     this.#waiting = null;
-    const ids = [...this.#wanted.keys()].filter((id) => this.#stale(id)).slice(0, most);
+    const ids = [...this.#wanted.ids()].filter((id) => this.#stale(id)).slice(0, most);
     if (ids.length > 0 && document.visibilityState === "visible") {
       for (const id of ids) this.#asked.add(id);
       try {
@@ -169,7 +129,7 @@ export class SeriesStore {
         const at = Date.now();
         for (const s of series) {
           this.#known.set(s.device_id, { at, series: s });
-          for (const l of this.#wanted.get(s.device_id) ?? []) l();
+          this.#wanted.tell([s.device_id]);
         }
       } catch {
         // The page says already, by the other request, that the server does not answer; the old numbers stay.
