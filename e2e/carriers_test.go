@@ -1,6 +1,9 @@
 package e2e_test
 
 import (
+	"bufio"
+	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -9,6 +12,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -379,4 +384,60 @@ func TestCallbacks(t *testing.T) {
 	if a := off.call("POST", "/api/sse/callback", ok); a.status != http.StatusNotFound {
 		t.Errorf("without gateways: %d %s", a.status, a.body)
 	}
+}
+
+// So many streams at once that RabbitMQ takes seconds to make their queues: each is
+// opened, gets what was for it from the beginning, and none is given up.
+func TestCarriersManyAtOnce(t *testing.T) {
+	eachCarrier(t, func(t *testing.T, c *carried) {
+		const streams = 600
+		url := cmp.Or(c.streams, c.url("")) + "/api/sse/stream?request_id="
+		eventually(t, "a stream can be opened", func() bool { // the server is not connected to RabbitMQ yet
+			a, err := http.Get(url + "first")
+			if err != nil {
+				return false
+			}
+			a.Body.Close()
+			return a.StatusCode == http.StatusOK
+		})
+		var opened, told, ended atomic.Int64
+		var readers sync.WaitGroup
+		ctx, cancel := context.WithCancel(t.Context())
+		defer readers.Wait()
+		defer cancel()
+		for n := range streams {
+			readers.Go(func() {
+				defer ended.Add(1)
+				q, err := http.NewRequestWithContext(ctx, "GET", fmt.Sprint(url, "many-", n), nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				a, err := http.DefaultClient.Do(q)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer a.Body.Close()
+				lines := bufio.NewScanner(a.Body)
+				for version := false; lines.Scan(); {
+					switch text := lines.Text(); {
+					case strings.Contains(text, "rotation-updated"):
+						told.Add(1)
+					case strings.Contains(text, "version") && !version:
+						version = true
+						opened.Add(1)
+					}
+				}
+			})
+		}
+		within(t, 2*time.Minute, "every stream has its first event", func() bool { return opened.Load() == streams })
+		if a := c.inside("POST", "/internal/rotation-nudge"); a.status != http.StatusOK {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+		within(t, 2*time.Minute, "every stream has the nudge", func() bool { return told.Load() == streams })
+		if n := ended.Load(); n > 0 {
+			t.Errorf("%d streams ended", n)
+		}
+	})
 }

@@ -85,7 +85,7 @@ func TestBrokerFaults(t *testing.T) {
 				}
 			}
 			for _, other := range []string{"a", "a.b"} {
-				ctx, cancel := context.WithTimeout(t.Context(), unroutedPause/2)
+				ctx, cancel := context.WithTimeout(t.Context(), unroutedPause)
 				if err := p.publish(ctx, nil, other, sentEvent{Name: "n", Data: "1"}); err == nil {
 					t.Errorf("%s got an event of %s", id, other)
 				}

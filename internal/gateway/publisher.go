@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"strings"
 	"sync"
 	"time"
@@ -45,14 +46,16 @@ type publishing struct {
 	returned map[string]bool    // ids of messages that are waited for: whether no queue took them
 	gone     chan struct{}      // closed when it is no longer p.now
 	over     chan struct{}      // closed when nothing comes back any more
-	removals chan struct{}      // tokens: each takes a channel, of which RabbitMQ allows so many
+	removals chan *amqp.Channel // for those; nil is one that is yet to be opened, as a queue that is not there closes the channel
 	settled  chan chan struct{} // what is sent here is closed once all that came back is in returned
 }
 
 const (
-	removalsAtOnce    = 32
-	patienceForBroker = 30 * time.Second       // that an event waits for a connection
-	unroutedPause     = 100 * time.Millisecond // before a message is tried again that no queue took
+	removalsAtOnce    = 16
+	patienceForBroker = 30 * time.Second      // that an event waits for a connection
+	unroutedPause     = 50 * time.Millisecond // before a message is tried again that no queue took; twice as long each time
+	unroutedPauses    = 5 * time.Second       // and at most that: of many streams that wait all take the time of the one whose queue is being made
+	unroutedPatience  = time.Minute           // RabbitMQ makes some hundred queues a second, and some thousand streams may come at once
 )
 
 // errUnrouted is of a message that no queue took.
@@ -105,7 +108,10 @@ func (p *Publisher) dial(ctx context.Context) (*publishing, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &publishing{conn: conn, returned: map[string]bool{}, settled: make(chan chan struct{}), gone: make(chan struct{}), removals: make(chan struct{}, removalsAtOnce)}
+	s := &publishing{conn: conn, returned: map[string]bool{}, settled: make(chan chan struct{}), gone: make(chan struct{}), removals: make(chan *amqp.Channel, removalsAtOnce)}
+	for range removalsAtOnce {
+		s.removals <- nil
+	}
 	if s.channel, err = conn.Channel(); err == nil {
 		if err = declareExchange(s.channel, p.exchange, p.opts.AutoDelete); err == nil {
 			err = s.channel.Confirm(false)
@@ -227,9 +233,9 @@ func (p *Publisher) publish(ctx context.Context, quit <-chan struct{}, requestID
 
 // persist publishes until a queue takes the message.
 func (s *publishing) persist(ctx context.Context, quit <-chan struct{}, exchange, key string, body []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*callbackTimeout)
+	ctx, cancel := context.WithTimeout(ctx, unroutedPatience)
 	defer cancel()
-	for {
+	for pause := unroutedPause; ; pause = min(2*pause, unroutedPauses) {
 		if err := s.publish(ctx, exchange, key, body); !errors.Is(err, errUnrouted) {
 			return err
 		}
@@ -238,7 +244,7 @@ func (s *publishing) persist(ctx context.Context, quit <-chan struct{}, exchange
 			return errUnrouted
 		case <-quit:
 			return errSilenced
-		case <-time.After(unroutedPause):
+		case <-time.After(pause/2 + mathrand.N(pause)):
 		}
 	}
 }
@@ -296,8 +302,9 @@ func (p *Publisher) Forget(ctx context.Context, requestID string) error {
 	if p.opts.Prefix != "" {
 		names = append(names, p.opts.Prefix+"."+names[0])
 	}
+	var ch *amqp.Channel
 	select {
-	case s.removals <- struct{}{}:
+	case ch = <-s.removals:
 	case <-s.gone:
 		return errNoBroker
 	case <-ctx.Done():
@@ -306,11 +313,17 @@ func (p *Publisher) Forget(ctx context.Context, requestID string) error {
 	// The library waits for an answer for as long as the connection lives.
 	done := make(chan error, 1)
 	err := s.run(func() {
-		defer func() { <-s.removals }()
-		done <- s.remove(names)
+		var err error
+		for _, name := range names {
+			if ch, err = s.empty(ch, name, len(names) == 1); err != nil {
+				break
+			}
+		}
+		s.removals <- ch
+		done <- err
 	})
 	if err != nil {
-		return err
+		return err // the connection has ended, and with it the channel
 	}
 	select {
 	case err := <-done:
@@ -320,17 +333,26 @@ func (p *Publisher) Forget(ctx context.Context, requestID string) error {
 	}
 }
 
-// remove deletes queues.
-func (s *publishing) remove(names []string) error {
-	ch, err := s.conn.Channel()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = ch.Close() }() // what it was for is done, or failed
-	for _, name := range names {
-		if _, err := ch.QueueDelete(name, false, false, false); err != nil {
-			return err
+// empty has nothing left in a queue. One that is read is deleted, which ends the
+// reading. Else it stays if that is asked for: it will be wanted at once, and to
+// delete and make one takes RabbitMQ ten times as long as all the rest. Where it has
+// another name it would only take what is for that one. The channel that empty
+// returns is nil if it is of no use any more.
+func (s *publishing) empty(ch *amqp.Channel, name string, stays bool) (_ *amqp.Channel, err error) {
+	if ch == nil || ch.IsClosed() {
+		if ch, err = s.conn.Channel(); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	queue, err := ch.QueueDeclarePassive(name, true, false, false, false, nil)
+	switch {
+	case err == nil && (queue.Consumers > 0 || !stays):
+		_, err = ch.QueueDelete(name, false, false, false)
+	case err == nil && queue.Messages > 0:
+		_, err = ch.QueuePurge(name, false)
+	}
+	if e, ok := errors.AsType[*amqp.Error](err); ok && e.Code == amqp.NotFound {
+		return nil, nil
+	}
+	return ch, err
 }

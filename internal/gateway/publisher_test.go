@@ -196,8 +196,42 @@ func TestPublisher(t *testing.T) {
 				t.Errorf("%s is still there", name)
 			}
 		}
-		if err := p.Forget(t.Context(), "never-there"); err != nil {
-			t.Error(err)
+		for range 2 * removalsAtOnce { // each costs a channel
+			if err := p.Forget(t.Context(), "never-there"); err != nil {
+				t.Error(err)
+			}
+		}
+
+		// There is one name without a prefix, and its queue will be wanted: it stays,
+		// without what was in it, unless it is read.
+		p, _ = publisherAt(t, broker.URL(), "")
+		connected(t, p, true)
+		ch, all := queue(t, "sse.events", "sse.conn.g", "connection.g")
+		if err := p.Forget(t.Context(), "g"); err != nil {
+			t.Fatal(err)
+		}
+		if d, ok := <-all; ok {
+			t.Errorf("it is read still: %s", d.Body)
+		}
+		if _, err := ch.QueueDeclarePassive("sse.conn.g", true, false, false, false, nil); err == nil {
+			t.Error("the queue that was read is still there")
+		}
+		ch, _ = queue(t, "sse.events", "sse.conn.g", "connection.g")
+		if err := ch.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.publish(t.Context(), nil, "g", event(1)); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Forget(t.Context(), "g"); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.publish(t.Context(), nil, "g", event(2)); err != nil {
+			t.Fatal(err)
+		}
+		_, all = queue(t, "sse.events", "sse.conn.g", "connection.g")
+		if got := next(t, all); got != text(2) {
+			t.Errorf("the first is %s", got)
 		}
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()

@@ -45,6 +45,11 @@ const (
 	brokerBeat     = 10 * time.Second // of the connection; a silent one is given up after two
 	firstReconnect = time.Second
 	lastReconnect  = 5 * time.Second // streams wait meanwhile
+
+	// setUpsAtOnce is how many queues are declared at the same time. RabbitMQ waits for
+	// its disk with each: it makes three times as many with four, and hardly more with
+	// sixteen.
+	setUpsAtOnce = 8
 )
 
 // NewQueues returns Queues without a connection; the Server that it is given to
@@ -89,13 +94,13 @@ type session struct {
 	// Answers on a channel are in the order of the questions, so that there is
 	// one question at a time.
 	rpc     sync.Mutex
-	channel *amqp.Channel // for deliveries
-	setup   *amqp.Channel // for declarations, since a mistake in one closes the channel
+	channel *amqp.Channel      // for deliveries
+	setups  chan *amqp.Channel // for declarations; nil is one that is yet to be opened, as a mistake closes the channel
 
 	mu      sync.Mutex
 	closed  bool
 	parts   sync.WaitGroup
-	reading map[string]chan struct{} // by queue that is read; closed when it is not any more
+	reading map[string]chan struct{} // by queue that is set up or read; closed when it is not any more
 }
 
 // run keeps a connection to RabbitMQ until ctx ends.
@@ -113,14 +118,21 @@ func (q *Queues) hold(ctx context.Context, s *session) {
 		again = append(again, b)
 	}
 	q.mu.Unlock()
-	s.run(func() {
-		for _, b := range again {
-			if s.ctx.Err() != nil {
-				return
+	next := make(chan *binding, len(again))
+	for _, b := range again {
+		next <- b
+	}
+	close(next)
+	for range setUpsAtOnce {
+		s.run(func() {
+			for b := range next {
+				if s.ctx.Err() != nil {
+					return
+				}
+				q.start(s, b)
 			}
-			q.start(s, b)
-		}
-	})
+		})
+	}
 	select {
 	case <-ctx.Done():
 	case err := <-lost:
@@ -151,15 +163,16 @@ func (q *Queues) dial(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{queues: q, conn: conn, reading: map[string]chan struct{}{}}
+	s := &session{queues: q, conn: conn, reading: map[string]chan struct{}{}, setups: make(chan *amqp.Channel, setUpsAtOnce)}
+	for range setUpsAtOnce {
+		s.setups <- nil
+	}
 	s.ctx, s.over = context.WithCancel(context.Background())
 	if s.channel, err = conn.Channel(); err == nil {
-		if err = s.channel.Qos(prefetch, 0, false); err == nil {
-			s.setup, err = conn.Channel()
-		}
+		err = s.channel.Qos(prefetch, 0, false)
 	}
 	if err == nil {
-		err = s.declare()
+		err = q.declare(s.channel)
 	}
 	if err != nil {
 		s.close()
@@ -169,9 +182,8 @@ func (q *Queues) dial(ctx context.Context) (*session, error) {
 }
 
 // declare declares the exchange.
-func (s *session) declare() error {
-	q := s.queues
-	return declareExchange(s.setup, q.exchange, q.opts.AutoDelete)
+func (q *Queues) declare(ch *amqp.Channel) error {
+	return declareExchange(ch, q.exchange, q.opts.AutoDelete)
 }
 
 func (s *session) broken() bool { return s.conn.IsClosed() || s.channel.IsClosed() }
@@ -205,7 +217,7 @@ type binding struct {
 	mu       sync.Mutex
 	session  *session           // that it is read in
 	stop     context.CancelFunc // ends the waiting for room in the stream
-	released bool
+	released chan struct{}      // closed when nobody wants it any more
 
 	// Ids of the messages that were written last, as many as may be under way: what
 	// RabbitMQ delivers once more, since the ack of it was lost, is not written again.
@@ -219,7 +231,7 @@ var errNoBroker = errors.New("there is no connection to RabbitMQ")
 // bind gives a connection the queue of a request id, bound with the keys. A
 // connection that had the queue before is ended.
 func (q *Queues) bind(c *connection, id string, keys []string) error {
-	b := &binding{queues: q, connection: c, queue: q.prefix + "sse.conn." + id, keys: keys}
+	b := &binding{queues: q, connection: c, queue: q.prefix + "sse.conn." + id, keys: keys, released: make(chan struct{})}
 	c.mu.Lock()
 	ended := c.ended
 	if !ended {
@@ -265,46 +277,20 @@ func (q *Queues) start(s *session, b *binding) {
 // consume declares the queue and begins to read it. It reports false when that
 // was done, or is not wanted any more.
 func (s *session) consume(b *binding) (started bool, err error) {
-	s.rpc.Lock()
-	for before := s.readingOf(b.queue); before != nil; before = s.readingOf(b.queue) {
-		// What its reader before has not written goes back first: behind what
-		// was read in between it would be out of order.
-		s.rpc.Unlock()
-		select {
-		case <-before:
-		case <-s.ctx.Done():
-			return false, nil // it is started again in the next session
-		}
-		s.rpc.Lock()
-	}
-	defer s.rpc.Unlock()
-	b.mu.Lock()
-	not := b.released || b.session == s
-	b.mu.Unlock()
-	if not {
+	done, ok := s.claim(b)
+	if !ok {
 		return false, nil
 	}
-	if s.setup.IsClosed() { // by the mistake of another queue
-		setup, err := s.conn.Channel()
-		if err != nil {
-			return false, err
+	defer func() {
+		if done != nil {
+			done()
 		}
-		s.setup = setup
-	}
-	q := s.queues
-	if q.opts.AutoDelete { // it may have gone with its last queue
-		if err := s.declare(); err != nil {
-			return false, err
-		}
-	}
-	if _, err := s.setup.QueueDeclare(b.queue, true, false, false, false, amqp.Table{"x-expires": q.opts.TTL.Milliseconds()}); err != nil {
+	}()
+	if err := s.setUp(b); err != nil {
 		return false, err
 	}
-	for _, key := range b.keys {
-		if err := s.setup.QueueBind(b.queue, key, q.exchange, false, nil); err != nil {
-			return false, err
-		}
-	}
+	s.rpc.Lock()
+	defer s.rpc.Unlock()
 	deliveries, err := s.channel.Consume(b.queue, b.connection.token, false, false, false, false, nil)
 	if err != nil {
 		return false, err
@@ -313,22 +299,17 @@ func (s *session) consume(b *binding) (started bool, err error) {
 	b.session = s
 	ctx, stop := context.WithCancel(s.ctx)
 	b.stop = stop
-	released := b.released
+	released := b.isReleased()
 	if released {
 		stop()
 	}
 	b.mu.Unlock()
-	done := make(chan struct{})
-	s.mu.Lock()
-	s.reading[b.queue] = done
-	s.mu.Unlock()
+	read := done
+	done = nil
 	s.run(func() {
+		defer read()
 		defer stop()
 		b.pump(ctx, s, deliveries)
-		s.mu.Lock()
-		delete(s.reading, b.queue)
-		s.mu.Unlock()
-		close(done)
 	})
 	if released { // meanwhile
 		return false, s.channel.Cancel(b.connection.token, false)
@@ -336,20 +317,82 @@ func (s *session) consume(b *binding) (started bool, err error) {
 	return true, nil
 }
 
-// readingOf returns what is closed when a queue is not read any more, nil if it is
-// not.
-func (s *session) readingOf(queue string) chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.reading[queue]
+// claim makes the queue of b one that is read, as soon as nobody else reads it: what
+// the reader before has not written goes back first, and behind what was read in
+// between it would be out of order. It reports false if b is read, or is not wanted
+// any more. done ends it.
+func (s *session) claim(b *binding) (done func(), ok bool) {
+	for {
+		b.mu.Lock()
+		not := b.isReleased() || b.session == s
+		b.mu.Unlock()
+		if not {
+			return nil, false
+		}
+		s.mu.Lock()
+		before := s.reading[b.queue]
+		if before == nil {
+			end := make(chan struct{})
+			s.reading[b.queue] = end
+			s.mu.Unlock()
+			return func() {
+				s.mu.Lock()
+				delete(s.reading, b.queue)
+				s.mu.Unlock()
+				close(end)
+			}, true
+		}
+		s.mu.Unlock()
+		select {
+		case <-before:
+		case <-b.released:
+		case <-s.ctx.Done():
+			return nil, false // it is started again in the next session
+		}
+	}
+}
+
+// setUp declares the queue and binds it.
+func (s *session) setUp(b *binding) error {
+	var ch *amqp.Channel
+	select {
+	case ch = <-s.setups:
+	case <-s.ctx.Done():
+		return errNoBroker
+	}
+	defer func() { s.setups <- ch }()
+	if ch == nil || ch.IsClosed() {
+		opened, err := s.conn.Channel()
+		if err != nil {
+			return err
+		}
+		ch = opened
+	}
+	q := s.queues
+	if q.opts.AutoDelete { // it may have gone with its last queue
+		if err := q.declare(ch); err != nil {
+			return err
+		}
+	}
+	if _, err := ch.QueueDeclare(b.queue, true, false, false, false, amqp.Table{"x-expires": q.opts.TTL.Milliseconds()}); err != nil {
+		return err
+	}
+	for _, key := range b.keys {
+		if err := ch.QueueBind(b.queue, key, q.exchange, false, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // release stops the reading of the queue, soon.
 func (b *binding) release() {
 	q := b.queues
 	b.mu.Lock()
-	s, first := b.session, !b.released
-	b.released = true
+	s, first := b.session, !b.isReleased()
+	if first {
+		close(b.released)
+	}
 	if b.stop != nil {
 		b.stop()
 	}
@@ -372,9 +415,12 @@ func (b *binding) release() {
 }
 
 func (b *binding) isReleased() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.released
+	select {
+	case <-b.released:
+		return true
+	default:
+		return false
+	}
 }
 
 // pump writes what is in the queue to the stream. It waits for a slow reader:
