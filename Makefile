@@ -35,7 +35,7 @@ setup: ## Debian packages that the tests use
 test: setup check build ## Everything
 	go test -count=1 ./internal/rotation # what is too long for the race detector
 	go test -count=1 -run TestLimitsOnEveryRoute ./internal/web # likewise
-	go test -race -count=1 -parallel 4 -timeout 25m ./... # what e2e builds and runs is no part of what go test caches by
+	go test -race -count=1 -p 3 -parallel 4 -timeout 35m ./... # what e2e builds and runs is no part of what go test caches by
 	scripts/page.sh browser
 
 .PHONY: check
