@@ -3,9 +3,7 @@ package mqtt
 import (
 	"context"
 	"errors"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"signalbox/internal/fleet"
 )
@@ -19,11 +17,8 @@ import (
 // refused the message, fleet.Unavailable if ctx or the source ended first; then
 // the message may have been sent or not.
 func (s *Source) Publish(ctx context.Context, topic string, qos byte, retain bool, payload []byte) error {
-	if topic == "" || len(topic) > 65535 || !utf8.ValidString(topic) || strings.ContainsAny(topic, "+#\x00") {
-		return fleet.E(fleet.Invalid, nil, "the MQTT topic is not a topic name")
-	}
-	if qos > 1 {
-		return fleet.E(fleet.Invalid, nil, "the MQTT quality of service must be 0 or 1")
+	if err := fleet.CheckPublish(topic, qos); err != nil {
+		return err
 	}
 	s.start()
 	for {

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -30,11 +29,8 @@ import (
 // broker, or if ctx or the server ended first; then the message may have been
 // sent or not.
 func (s *Server) Publish(ctx context.Context, topic string, qos byte, retain bool, payload []byte) error {
-	if topic == "" || len(topic) > 65535 || !utf8.ValidString(topic) || strings.ContainsAny(topic, "+#\x00") {
-		return fleet.E(fleet.Invalid, nil, "the MQTT topic is not a topic name")
-	}
-	if qos > 1 {
-		return fleet.E(fleet.Invalid, nil, "the MQTT quality of service must be 0 or 1")
+	if err := fleet.CheckPublish(topic, qos); err != nil {
+		return err
 	}
 	if s.outlet == nil {
 		return fleet.E(fleet.Unavailable, nil, "there is no embedded MQTT broker")
