@@ -316,14 +316,14 @@ func (a *app) open(ctx context.Context, version string) ([]unit, error) {
 	page.Health = health
 	a.web = web.New(page)
 	grace := time.Duration(cfg.GracefulShutdownTimeout) / 2
-	public, err := listen(log, listener{Name: "HTTP", Address: cfg.Addr(), Cert: cfg.TLSCert, Key: cfg.TLSKey, Handler: a.web.Handler(), Grace: grace})
+	public, err := listen(log, listener{name: "HTTP", address: cfg.Addr(), cert: cfg.TLSCert, key: cfg.TLSKey, handler: a.web.Handler(), grace: grace})
 	if err != nil {
 		return nil, err
 	}
 	a.onClose(public.close)
 	units := slices.Concat(deviceUnits, keepers, people, []unit{{"live delivery", hub.Run}, {"HTTP", public.run}})
 	if cfg.InternalListen != "" {
-		internal, err := listen(log, listener{Name: "internal HTTP", Address: cfg.InternalListen, Handler: a.web.Internal(), Grace: grace})
+		internal, err := listen(log, listener{name: "internal HTTP", address: cfg.InternalListen, handler: a.web.Internal(), grace: grace})
 		if err != nil {
 			return nil, err
 		}

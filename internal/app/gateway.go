@@ -59,25 +59,25 @@ func Gateway(ctx context.Context, cfg config.Gateway, log *slog.Logger) (err err
 	}
 
 	listeners := []listener{{
-		Name: "gateway", Address: net.JoinHostPort(cfg.Host, strconv.Itoa(int(cfg.Port))), Handler: server,
-		ReadTimeout: 30 * time.Second, // a stream is taken over, and has no such limit
+		name: "gateway", address: net.JoinHostPort(cfg.Host, strconv.Itoa(int(cfg.Port))), handler: server, allOptions: true,
+		readTimeout: 30 * time.Second, // a stream is taken over, and has no such limit
 	}}
 	if cfg.InternalListen != "" {
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 		mux.Handle("GET /healthz", server)
 		mux.Handle("GET /readyz", server)
-		listeners = append(listeners, listener{Name: "internal", Address: cfg.InternalListen, Handler: mux})
+		listeners = append(listeners, listener{name: "internal", address: cfg.InternalListen, handler: mux, readTimeout: 30 * time.Second, allOptions: true})
 	}
 	var units []unit
 	for _, l := range listeners {
-		l.Grace = gatewayGrace
+		l.grace = gatewayGrace
 		s, err := listen(log, l)
 		if err != nil {
 			return err
 		}
 		defer s.close() // its error is of closing what is gone
-		units = append(units, unit{l.Name, s.run})
+		units = append(units, unit{l.name, s.run})
 	}
 	units = append(units, unit{"streams", server.Run})
 	return process{log: log, ready: "the gateway is ready", limit: gatewayShutdown}.run(ctx, units)

@@ -13,15 +13,17 @@ import (
 
 // listener is an address that a process serves HTTP at.
 type listener struct {
-	Name      string // for the log
-	Address   string
-	Cert, Key string // files, for TLS; "": without
-	Handler   http.Handler
-	Grace     time.Duration // for answers that are under way at the end
+	name      string // for the log
+	address   string
+	cert, key string // files, for TLS; "": without
+	handler   http.Handler
+	grace     time.Duration // for answers that are under way at the end
 
-	// ReadTimeout bounds the reading of a whole request. 0: the handlers bound
+	// readTimeout bounds the reading of a whole request. 0: the handlers bound
 	// it, where they read.
-	ReadTimeout time.Duration
+	readTimeout time.Duration
+	// allOptions says that OPTIONS * is for the handler, too, and not for the library.
+	allOptions bool
 }
 
 // served is a listener that is open.
@@ -35,30 +37,30 @@ type served struct {
 
 // listen opens a listener. It must be closed, whether it has been run or not.
 func listen(log *slog.Logger, l listener) (*served, error) {
-	open, err := net.Listen("tcp", l.Address)
+	open, err := net.Listen("tcp", l.address)
 	if err != nil {
-		return nil, fmt.Errorf("%s listener: %w", l.Name, err)
+		return nil, fmt.Errorf("%s listener: %w", l.name, err)
 	}
 	s := &served{l: l, log: log, open: open, server: &http.Server{
-		Handler:           l.Handler,
+		Handler:           l.handler,
 		ReadHeaderTimeout: 10 * time.Second,
-		ReadTimeout:       l.ReadTimeout,
+		ReadTimeout:       l.readTimeout,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 
-		DisableGeneralOptionsHandler: true,
+		DisableGeneralOptionsHandler: l.allOptions,
 	}}
 	s.accept = func() error { return s.server.Serve(open) }
-	if l.Cert != "" {
-		pair, err := tls.LoadX509KeyPair(l.Cert, l.Key)
+	if l.cert != "" {
+		pair, err := tls.LoadX509KeyPair(l.cert, l.key)
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("TLS_CERT and TLS_KEY: %w", err), open.Close())
 		}
 		s.server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 		s.accept = func() error { return s.server.ServeTLS(open, "", "") }
 	}
-	log.Info(l.Name+" listens", "address", open.Addr().String(), "tls", l.Cert != "")
+	log.Info(l.name+" listens", "address", open.Addr().String(), "tls", l.cert != "")
 	return s, nil
 }
 
@@ -76,10 +78,10 @@ func (s *served) run(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.l.Grace)
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.l.grace)
 	defer cancel()
 	if err := s.server.Shutdown(grace); err != nil {
-		s.log.Warn("requests were cut off by the shutdown", "listener", s.l.Name, "err", err)
+		s.log.Warn("requests were cut off by the shutdown", "listener", s.l.name, "err", err)
 		_ = s.server.Close() // its error is of closing what is gone
 	}
 	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
