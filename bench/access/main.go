@@ -30,10 +30,10 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"signalbox/bench/target"
-
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
+
+	"signalbox/bench/target"
 )
 
 const (

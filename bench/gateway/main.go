@@ -21,9 +21,9 @@ import (
 	"sync"
 	"time"
 
-	"signalbox/bench/target"
-
 	mqtt "github.com/eclipse/paho.mqtt.golang"
+
+	"signalbox/bench/target"
 )
 
 func main() { target.Main("gateway", run) }
